@@ -1,0 +1,1 @@
+"""MiraGe for Hugging Face."""
