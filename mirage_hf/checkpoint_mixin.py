@@ -75,9 +75,8 @@ class CheckpointMixin:
         learner.reset_parameters(config.initializer_range)
         state_dict = {f"clip.{key}": value for key, value in clip.state_dict().items()}
         state_dict |= {f"prompt_learner.{key}": value for key, value in learner.state_dict().items()}
-        return cls._from_state_dict(
-            config, state_dict, sample, dtype=dtype, attn_implementation=attn_implementation or "sdpa"
-        )
+        attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+        return cls._from_state_dict(config, state_dict, sample, dtype=dtype, **attention)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):

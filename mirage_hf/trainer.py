@@ -1,0 +1,183 @@
+"""Training MiraGe: the stock `Trainer` with the contrastive term, the memory bank and the recipe's schedule.
+
+Only the methods that the method needs are overridden; loops, mixed precision, processes and checkpoints are stock.
+"""
+
+import math
+import os
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch.distributed.nn.functional import all_gather
+from torch.nn.modules.module import _IncompatibleKeys
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+
+from .losses import supervised_contrastive_loss
+from .memory_bank import MemoryBank
+from .representation import representation_statistics
+from .training_args import MiraGeTrainingArguments
+
+MEMORY_BANK_NAME = "memory_bank.safetensors"
+
+
+class MiraGeTrainer(Trainer):
+    """
+    Trains a [`MiraGeForImageDetection`] on L = L_ce + λ · L_dis (Eq. 8), L_dis over batch, text anchors and bank.
+
+    Logged beside the total loss: `cross_entropy`, `discriminative_loss`, `memory_fill` (share of the bank in use), and
+    the batch's intra-class variation and inter-class separation (Definitions 4.1, 4.2). In evaluation the loss is the
+    cross-entropy alone, so that runs with different λ compare, and the bank is not touched.
+
+    With several processes the contrastive set is the global batch: embeddings are gathered with gradients and every
+    process keeps the same bank. With gradient accumulation it is the micro-batch; earlier ones are in the bank.
+
+    Args:
+        model ([`MiraGeForImageDetection`] or a PEFT model around it):
+            The detector.
+        args ([`MiraGeTrainingArguments`]):
+            Recipe and the method's own arguments.
+        kwargs:
+            As for `transformers.Trainer`. Give the image processor as `processing_class`: it is saved beside the
+            weights, where `pipeline` looks for it.
+
+    Raises:
+        `ValueError`: If the model is baked, or several GPUs are to be driven by one process.
+    """
+
+    args: MiraGeTrainingArguments
+    loss_is_scaled_for_ga = False  # the loss is a mean over the micro-batch, the Trainer divides by their number
+
+    def __init__(self, model, args: MiraGeTrainingArguments, **kwargs):
+        if model.config.baked:
+            raise ValueError("A baked model has nothing left to train; load the checkpoint it was baked from.")
+        if args.n_gpu > 1:
+            raise ValueError(
+                "One process drives several GPUs, which splits the contrastive set; start one process for each with "
+                "`accelerate launch` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES."
+            )
+        super().__init__(model=model, args=args, **kwargs)
+        size = args.memory_size if args.discriminative_weight > 0 else 0
+        self.memory_bank = MemoryBank(size, model.config.clip_config.projection_dim, device=args.device)
+        self._term_sums: dict[str, torch.Tensor] = {}
+        self._term_counts: dict[str, torch.Tensor] = {}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Cross-entropy in evaluation; in training plus λ times the contrastive term, then the bank's update."""
+        labels = inputs["labels"]
+        outputs = model(**inputs, return_embeds=True)
+        loss = outputs.loss
+        if model.training:
+            image_embeds, labels = gather_embeddings(outputs.image_embeds, labels)  # (W·B, D), (W·B,)
+            terms = {"cross_entropy": loss.detach()}
+            if self.args.discriminative_weight > 0:
+                discriminative_loss = supervised_contrastive_loss(
+                    image_embeds,
+                    labels,
+                    self.memory_bank.embeddings,
+                    self.memory_bank.labels,
+                    text_embeds=outputs.text_embeds,
+                    temperature=self.args.temperature,
+                    text_anchors=self.args.text_anchors,
+                    memory_as_anchors=self.args.memory_as_anchors,
+                    reduction=self.args.discriminative_reduction,
+                )
+                loss = loss + self.args.discriminative_weight * discriminative_loss
+                self.memory_bank.push(image_embeds.detach(), labels)
+                terms["discriminative_loss"] = discriminative_loss.detach()
+            self._add_terms(terms | representation_statistics(image_embeds.detach(), labels, outputs.text_embeds))
+        return (loss, outputs) if return_outputs else loss
+
+    # ----------------------------------------------------------------------------------------------------- logging
+
+    def _add_terms(self, terms: dict[str, torch.Tensor]) -> None:
+        for name, value in terms.items():  # no transfer from the device here; a class missing in the batch gives NaN
+            self._term_sums[name] = self._term_sums.get(name, 0.0) + value.nan_to_num()
+            self._term_counts[name] = self._term_counts.get(name, 0.0) + (~value.isnan()).float()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the loss terms since the last log to every training log."""
+        if "loss" in logs and self._term_sums:
+            totals = torch.stack([*self._term_sums.values(), *self._term_counts.values()])
+            sums, counts = self.accelerator.reduce(totals).chunk(2)
+            logs |= dict(zip(self._term_sums, (sums / counts).tolist(), strict=True))
+            if self.memory_bank.size:
+                logs["memory_fill"] = len(self.memory_bank) / self.memory_bank.size
+            self._term_sums, self._term_counts = {}, {}
+        super().log(logs, start_time)
+
+    # ---------------------------------------------------------------------------------------------------- schedule
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The recipe's schedule for `lr_scheduler_type="cosine"`, a stock one for the others."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == "cosine":
+            warmup_steps = round(num_training_steps * self.args.warmup_epochs / self.args.num_train_epochs)
+            warmup_factor = self.args.warmup_learning_rate / self.args.learning_rate
+
+            def factor(step: int) -> float:
+                if step < warmup_steps:
+                    return warmup_factor
+                progress = (step - warmup_steps) / max(1, num_training_steps - warmup_steps)
+                return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+            self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # ------------------------------------------------------------------------------------------------- checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict=state_dict)
+        if self.args.should_save:  # the arguments as JSON in place of a pickle, which would travel to the Hub
+            output_dir = self.args.output_dir if output_dir is None else output_dir
+            os.remove(os.path.join(output_dir, "training_args.bin"))
+            with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
+                file.write(self.args.to_json_string() + "\n")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:  # the same bank in every process
+            state = {key: value.contiguous() for key, value in self.memory_bank.state_dict().items()}
+            save_file(state, os.path.join(output_dir, MEMORY_BANK_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        bank_file = os.path.join(checkpoint, MEMORY_BANK_NAME)
+        if os.path.isfile(bank_file):
+            self.memory_bank.load_state_dict(load_file(bank_file, device=str(self.args.device)))
+        elif self.memory_bank.size:
+            raise ValueError(
+                f"{checkpoint} has no {MEMORY_BANK_NAME}, so training would not go on as it stopped; resume from "
+                "another checkpoint, or start anew from its weights with `from_pretrained`."
+            )
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        # An adapter-sized checkpoint leaves the frozen encoders as they were built from the base model.
+        missing = [key for key in load_result.missing_keys if not key.startswith("clip.")]
+        super()._issue_warnings_after_load(_IncompatibleKeys(missing, load_result.unexpected_keys))
+
+
+def gather_embeddings(embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Joins the batches of all processes; gradients flow back to the process an embedding came from.
+
+    Args:
+        embeddings (`torch.Tensor` of shape `(B, D)`):
+            This process's embeddings; B must be the same everywhere.
+        labels (`torch.Tensor` of shape `(B,)`):
+            Their classes.
+
+    Returns:
+        `tuple`: Embeddings of shape `(W·B, D)` and labels of shape `(W·B,)`, in the order of the W ranks.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return embeddings, labels
+    all_labels = [torch.empty_like(labels) for _ in range(dist.get_world_size())]
+    dist.all_gather(all_labels, labels.contiguous())
+    return torch.cat(all_gather(embeddings.contiguous())), torch.cat(all_labels)
+
+
+__all__ = ["MiraGeTrainer", "gather_embeddings"]

@@ -1,0 +1,72 @@
+"""Fixtures of the tests: tiny CLIP models made in process, nothing from the network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported; a test with a stub Hub turns it off
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from mirage_hf import MiraGeConfig, MiraGeForImageDetection
+
+START, END, VOCAB_SIZE = 97, 98, 99
+CLASS_INPUT_IDS = [[START, 1, 2, 3, 1, 4, END], [START, 1, 2, 3, 1, 5, END]]
+
+
+def make_clip_config(text_layers: int = 3, vision_layers: int = 4, eos_token_id: int = END) -> CLIPConfig:
+    """A CLIP of two unequal encoders: width 32 and 48, joint dimension 24, images of 32 pixels in 16 patches."""
+    text = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": text_layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 16,
+        "bos_token_id": START,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": END,
+        "projection_dim": 24,
+    }
+    vision = {
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": vision_layers,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+        "projection_dim": 24,
+    }
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+
+
+def make_config(text_layers: int = 3, vision_layers: int = 4, eos_token_id: int = END, **kwargs) -> MiraGeConfig:
+    """A `MiraGeConfig` on `make_clip_config`."""
+    clip_config = make_clip_config(text_layers, vision_layers, eos_token_id)
+    return MiraGeConfig(**{"clip_config": clip_config, "class_input_ids": CLASS_INPUT_IDS} | kwargs)
+
+
+def make_model(seed: int = 0, **kwargs) -> MiraGeForImageDetection:
+    """A detector with random weights, its prompts large enough to matter."""
+    torch.manual_seed(seed)
+    model = MiraGeForImageDetection(make_config(**kwargs)).eval()
+    with torch.no_grad():
+        for parameter in model.prompt_learner.parameters():
+            parameter.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture(scope="session")
+def clip_dir(tmp_path_factory) -> str:
+    """A CLIP checkpoint on disk, without a tokenizer."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    CLIPModel(make_clip_config()).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def pixel_values() -> torch.Tensor:
+    """Four random images, (4, 3, 32, 32)."""
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
