@@ -85,16 +85,17 @@ class MiraGeConfig(PreTrainedConfig):
     sub_configs_defaults = {"clip_config": CLIPConfig}
     keys_to_ignore_at_inference = ["image_embeds", "text_embeds"]
 
-    clip_config: dict | CLIPConfig | None = None
+    # The fields typed without their default `None` hold a value once `__post_init__` has run.
+    clip_config: CLIPConfig = None
     num_prompt_tokens: int = 2
-    prompt_depth: int | None = None
+    prompt_depth: int = None  # type: ignore[assignment]
     prompt_position: str = "inserted"
     prompt_modality: str = "multimodal"
     mapping: str = "linear"
     shared_mapping: bool = False
     template: str = "a photo of a {}"
     class_names: list[str] | tuple[str, ...] = ("real", "fake")
-    class_input_ids: list[list[int]] | None = None
+    class_input_ids: list[list[int]] = None  # type: ignore[assignment]
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     base_model_fingerprint: str | None = None

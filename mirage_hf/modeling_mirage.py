@@ -12,12 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel
 from transformers import initialization as init
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .checkpoint_mixin import CheckpointMixin
 from .class_prompts import tokenize_class_prompts
 from .configuration_mirage import MiraGeConfig
+from .pretrained_mirage import MiraGePreTrainedModel
 from .prompt_learner import PROMPTS_KWARG, PromptLearner, attach_prompt_injectors, check_prompt_injectors
 
 
@@ -43,7 +42,7 @@ class MiraGeOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
 
 
-class MiraGeForImageDetection(CheckpointMixin, PreTrainedModel):
+class MiraGeForImageDetection(MiraGePreTrainedModel):
     """
     CLIP with MiraGe's prompts, as a two-class image classifier: 0 = real, 1 = fake.
 
@@ -54,20 +53,6 @@ class MiraGeForImageDetection(CheckpointMixin, PreTrainedModel):
             The backbone's configuration and the prompts' sizes. The weights are random: see [`from_clip`] and
             `from_pretrained` for real ones.
     """
-
-    config_class = MiraGeConfig
-    config: MiraGeConfig
-    base_model_prefix = "mirage"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    # The loss is a mean over the batch and knows nothing of gradient accumulation: the Trainer has to scale it.
-    accepts_loss_kwargs = False
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     def __init__(self, config: MiraGeConfig):
         super().__init__(config)
@@ -107,7 +92,7 @@ class MiraGeForImageDetection(CheckpointMixin, PreTrainedModel):
             check_prompt_injectors(self.clip.vision_model.encoder, "vision")
             if not self.config.baked:
                 check_prompt_injectors(self.clip.text_model.encoder, "text")
-        if self.config.baked:
+        if self.prompt_learner is None:
             text, vision = None, None if self.baked_vision_prompts is None else list(self.baked_vision_prompts)
         else:
             text, vision = self.prompt_learner()
@@ -244,7 +229,7 @@ class MiraGeForImageDetection(CheckpointMixin, PreTrainedModel):
         Returns:
             [`MiraGeForImageDetection`]: The model itself.
         """
-        if self.config.baked:
+        if self.prompt_learner is None:
             return self
         text_embeds = self.get_text_features()
         vision_prompts = self.prompt_learner()[1]

@@ -17,7 +17,7 @@ def representation_statistics(
     The reading taken: Definition 4.1 measures how far a distribution of embeddings lies from a Dirac measure at its
     class's text anchor, which for the Wasserstein-1 distance is the mean distance to the anchor; the supremum over
     distributions is a maximum over those present. Definition 4.2 is taken between the classes' mean embeddings, which
-    is never more than their Wasserstein-1 distance. Nothing waits for the device, unless `distributions` are told apart.
+    is never more than their Wasserstein-1 distance. Only `distributions` make it wait for the device.
 
     Args:
         image_embeds (`torch.Tensor` of shape `(N, D)`):

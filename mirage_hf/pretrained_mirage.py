@@ -15,8 +15,23 @@ from .prompt_learner import PromptLearner
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 
 
-class CheckpointMixin:
-    """The part of [`MiraGeForImageDetection`] that deals with checkpoints."""
+class MiraGePreTrainedModel(PreTrainedModel):
+    """Base of [`MiraGeForImageDetection`]: what transformers needs to know of it, and how checkpoints are handled."""
+
+    config_class = MiraGeConfig
+    config: MiraGeConfig
+    clip: CLIPModel
+    base_model_prefix = "mirage"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    # The loss is a mean over the batch and knows nothing of gradient accumulation: the Trainer has to scale it.
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     # Values of the encoders' weights as they were loaded from a named base, to see at saving whether they still are.
     _base_sample: dict[str, torch.Tensor] = {}
@@ -34,7 +49,7 @@ class CheckpointMixin:
         local_files_only: bool = False,
         token: str | bool | None = None,
         **config_kwargs,
-    ) -> PreTrainedModel:
+    ) -> "MiraGePreTrainedModel":
         """
         Builds a fresh detector, with new prompts, on a CLIP checkpoint.
 
@@ -145,4 +160,4 @@ class CheckpointMixin:
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
 
-__all__ = ["CheckpointMixin"]
+__all__ = ["MiraGePreTrainedModel"]
