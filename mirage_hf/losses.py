@@ -89,7 +89,7 @@ def supervised_contrastive_loss(
             anchors = torch.cat([anchors, text_embeds.float()])  # (B + C, D)
             anchor_labels = torch.cat([labels, classes])
         candidates, candidate_labels = anchors, anchor_labels
-        if memory_embeddings is not None:
+        if memory_embeddings is not None and memory_labels is not None:
             _check_pair(memory_embeddings, memory_labels, "memory_embeddings", "memory_labels", embeddings.shape[1])
             candidates = torch.cat([anchors, memory_embeddings.detach().float()])  # (|Z| + N, D)
             candidate_labels = torch.cat([anchor_labels, memory_labels])

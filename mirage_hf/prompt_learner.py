@@ -25,7 +25,7 @@ class CrossModalAttention(nn.Module):
         super().__init__()
         attention_dim = max(text_dim // 4, 1)
         self.query = nn.Linear(vision_dim, attention_dim)
-        self.key = nn.Linear(text_dim, attention_dim)
+        self.key = nn.Linear(text_dim, attention_dim, bias=False)  # a bias would move all scores alike, to no effect
         self.value = nn.Linear(text_dim, attention_dim)
         self.output = nn.Linear(attention_dim, vision_dim)
 

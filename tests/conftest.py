@@ -48,10 +48,13 @@ def make_config(text_layers: int = 3, vision_layers: int = 4, eos_token_id: int 
 
 
 def make_model(seed: int = 0, **kwargs) -> MiraGeForImageDetection:
-    """A detector with random weights, its prompts large enough to matter."""
+    """A detector with random weights, none of them at a neutral value: prompts, biases and norms all matter."""
     torch.manual_seed(seed)
     model = MiraGeForImageDetection(make_config(**kwargs)).eval()
     with torch.no_grad():
+        for parameter in model.clip.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
         for parameter in model.prompt_learner.parameters():
             parameter.normal_(std=0.3)
     return model
