@@ -182,8 +182,8 @@ def representation_statistics(
         - `real_variation`, `fake_variation`: mean distance of the class's images to its anchor, in [0, 2];
         - `worst_variation`: the largest such mean over all (class, generator) pairs present;
         - `inter_class_separation`: distance between the means of the two classes, in [0, 2].
-        What needs a class that is missing is left out; an empty batch gives an empty dict. Synchronises with the device
-        once, to learn which classes are there (twice with `generators`).
+        What needs a class that is missing is left out; an empty batch gives an empty dict. One synchronisation with
+        the device, to learn which classes are there (two with `generators`).
 
     Raises:
         ValueError: the shapes do not fit, or a label is neither 0 nor 1.
