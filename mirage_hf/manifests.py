@@ -108,6 +108,7 @@ def read_manifest(path: str, fake_id: int | None = None, label_column: str | Non
     collection = Collection("manifest", [], free_reals=True)
     label_of_key: dict[str, int] = {}
     seen: set[Record] = set()
+    repeated = 0
     for row, (key, label, generator, split) in enumerate(zip(paths, labels, generators, splits, strict=True)):
         if not key or label is None:
             collection.skipped.append((f"{path} row {row + 1}", "no label" if key else "no path"))
@@ -118,14 +119,15 @@ def read_manifest(path: str, fake_id: int | None = None, label_column: str | Non
         shown = os.path.join(folder, key)
         record = Record(key, shown, source, split or None, generator or UNKNOWN, label)
         if record in seen:
+            repeated += 1
             continue
         seen.add(record)
         if os.path.exists(opened):
             collection.records.append(record)
         else:
             collection.skipped.append((shown, "missing"))
-    if len(seen) + len(collection.skipped) < len(paths):
-        collection.notes.append("rows that repeat another were left out")
+    if repeated:
+        collection.notes.append(f"{repeated} rows that repeat another were left out")
     return collection
 
 
