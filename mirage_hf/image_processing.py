@@ -160,8 +160,11 @@ def open_image(image: Any) -> Image.Image:
     The image is decoded in full, so that a damaged file fails here.
 
     Raises:
+        ValueError: `image` is `None`, as from a data set that could not decode it.
         TypeError: `image` is none of these. Damaged data raise whatever Pillow raises.
     """
+    if image is None:
+        raise ValueError("the data set could not decode this `image`")
     if isinstance(image, Mapping):
         image = Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") is not None else image["path"])
     elif isinstance(image, bytes):

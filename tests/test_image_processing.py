@@ -196,6 +196,8 @@ def test_damaged_bytes_fail_on_opening(data):
 def test_open_image_names_what_it_cannot_take():
     with pytest.raises(TypeError, match="`image`"):
         open_image(3)
+    with pytest.raises(ValueError, match="`image`"):
+        open_image(None)
 
 
 def test_transforms_pickle():
