@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
+from .reading import load_rgb
+
 GEOMETRIES = ("resized_crop", "crop")
 JPEG_SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
@@ -174,7 +176,7 @@ class TrainAugmentation:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         config = self.config
-        image = to_rgb(image)
+        image = load_rgb(image)
         random_box = _happens(config.crop_probability)
         if config.geometry == "resized_crop":
             image = self._random_resized_crop(image) if random_box else resize_and_center_crop(image, self.image_size)
@@ -228,16 +230,6 @@ class TrainAugmentation:
         else:
             left, top = (width - size) // 2, (height - size) // 2
         return image.crop((left, top, left + size, top + size))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB, transparency over white: what the image processor does at evaluation."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("RGB")
 
 
 def resize_and_center_crop(image: Image.Image, image_size: int) -> Image.Image:

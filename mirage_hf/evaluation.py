@@ -9,14 +9,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .image_processing import open_image as default_open_image
 from .metrics import detection_metrics
+from .reading import load_rgb
 
 SCHEMA_VERSION = 1
 # Metric -> column title; the order of the table.
@@ -162,7 +163,6 @@ def predict_scores(
     num_workers: int = 0,
     dtype: torch.dtype | None = None,
     quiet: bool = False,
-    open_image: Callable[[Any], Image.Image] = default_open_image,
 ) -> Predictions:
     """
     Score every row of a dataset exactly once, in order. One process: nothing is padded or repeated.
@@ -184,8 +184,6 @@ def predict_scores(
             Run under autocast to this type, such as `torch.bfloat16`. The softmax is in float32 in any case.
         quiet (`bool`, *optional*, defaults to `False`):
             No progress bar. There is none either when stderr is not a terminal.
-        open_image (`Callable`, *optional*, defaults to [`~image_processing.open_image`]):
-            Turns the value of the image column into a PIL image; what it raises makes the row a skipped one.
 
     Returns:
         [`Predictions`]: `(scores, labels, generators, paths, skipped)`.
@@ -197,7 +195,7 @@ def predict_scores(
         model.to(device)
     device = next(model.parameters()).device
     loader: DataLoader = DataLoader(
-        _ScoringRows(dataset, transform, open_image),
+        _ScoringRows(dataset, transform),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate_scoring,
@@ -239,10 +237,10 @@ def predict_scores(
 class _ScoringRows(Dataset):
     """Rows ready for the model, or the reason why one is not."""
 
-    def __init__(self, dataset, transform, open_image):
-        self.dataset = dataset
+    def __init__(self, dataset, transform):
+        # Without the format, rows hold the encoded image, and a failure to decode it keeps its reason.
+        self.dataset = dataset.with_format(None) if isinstance(dataset, datasets.Dataset) else dataset
         self.transform = transform
-        self.open_image = open_image
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -252,7 +250,7 @@ class _ScoringRows(Dataset):
         try:
             row = self.dataset[index]
             path = row.get("path")
-            image = self.open_image(row["image"])
+            image = load_rgb(row["image"])
         except Exception as error:  # decoders of damaged files raise almost anything
             return {"index": index, "path": path, "error": f"{type(error).__name__}: {error}"}
         # Outside the try: an error of the transform is a bug, not a damaged file.

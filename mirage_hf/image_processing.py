@@ -1,12 +1,10 @@
-"""Image processors, transforms and collation: from PIL images to the model's `pixel_values`.
+"""Image processors and transforms: from PIL images to the model's `pixel_values`.
 
 Evaluation and the `pipeline` go through a transformers image processor. Training goes through an augmentation that
 already yields the right size, then through the very same rescaling and normalisation.
 """
 
-import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from PIL import Image
 from transformers import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
-from .augmentations import to_rgb
+from .reading import load_rgb
 
 PROCESSOR_GEOMETRIES = ("resize", "crop")
 
@@ -148,73 +146,6 @@ def normalise_to_tensor(image: Image.Image, table: np.ndarray) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(3, H, W)`, float32.
     """
-    pixels = np.asarray(to_rgb(image))  # (H, W, 3)
+    pixels = np.asarray(load_rgb(image))  # (H, W, 3)
     channels = [table[channel][pixels[:, :, channel]] for channel in range(3)]
     return torch.from_numpy(np.stack(channels))  # (3, H, W)
-
-
-def open_image(image: Any) -> Image.Image:
-    """
-    Open what a dataset's image column may hold: a PIL image, encoded bytes, or a dict with `bytes` or `path`.
-
-    The image is decoded in full, so that a damaged file fails here.
-
-    Raises:
-        ValueError: `image` is `None`, as from a data set that could not decode it.
-        TypeError: `image` is none of these. Damaged data raise whatever Pillow raises.
-    """
-    if image is None:
-        raise ValueError("the data set could not decode this `image`")
-    if isinstance(image, Mapping):
-        image = Image.open(io.BytesIO(image["bytes"]) if image.get("bytes") is not None else image["path"])
-    elif isinstance(image, bytes):
-        image = Image.open(io.BytesIO(image))
-    if not isinstance(image, Image.Image):
-        raise TypeError(f"`image` must be a PIL image, bytes or a dict with `bytes` or `path`, got {type(image)}")
-    image.load()
-    return image
-
-
-def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """
-    Stack rows that already hold tensors: the `data_collator` for a dataset transformed row by row.
-
-    Args:
-        rows (`Sequence[Mapping]`):
-            Each with `pixel_values` of shape `(3, H, W)` and `label` (or `labels`), 0 for real and 1 for fake.
-
-    Returns:
-        `dict`: `pixel_values` of shape `(B, 3, H, W)`, float32, and `labels` of shape `(B,)`, int64.
-    """
-    labels = [row["labels"] if "labels" in row else row["label"] for row in rows]
-    return {
-        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),  # (B, 3, H, W)
-        "labels": torch.tensor(labels, dtype=torch.int64),  # (B,)
-    }
-
-
-class DetectionCollator:
-    """
-    Collates raw dataset rows, opening and transforming each image on the way (in the worker, where there are any).
-
-    Args:
-        transform (`Callable[[PIL.Image.Image], torch.Tensor]`):
-            Such as [`EvalTransform`] or [`TrainTransform`].
-        open_image (`Callable`, *optional*, defaults to [`open_image`]):
-            Turns the value of the image column into a PIL image.
-
-    Inputs: rows with `image` and `label`. Returns what [`collate`] returns. Picklable if its arguments are.
-    """
-
-    def __init__(
-        self,
-        transform: Callable[[Image.Image], torch.Tensor],
-        open_image: Callable[[Any], Image.Image] = open_image,
-    ):
-        self.transform = transform
-        self.open_image = open_image
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        return collate(
-            [{"pixel_values": self.transform(self.open_image(row["image"])), "label": row["label"]} for row in rows]
-        )

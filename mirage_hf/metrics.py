@@ -1,10 +1,9 @@
-"""Detection metrics, and the statistics of the representation behind them.
+"""Detection metrics.
 
 Fake is the positive class (label 1) and scores are probabilities of fake. Needs the `train` extra (evaluate and
 scikit-learn). Nothing here uses the network, `evaluate.Metric` included.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -148,85 +147,3 @@ def _as_float64(values, name: str) -> np.ndarray:
     if array.ndim != 1:
         raise ValueError(f"`{name}` must be one-dimensional, got shape {array.shape}")
     return array
-
-
-@torch.no_grad()
-def representation_statistics(
-    image_embeds: torch.Tensor,
-    labels: torch.Tensor,
-    text_embeds: torch.Tensor,
-    generators: Sequence[str] | torch.Tensor | None = None,
-) -> dict[str, torch.Tensor]:
-    r"""
-    Intra-class variation and inter-class separation (Definitions 4.1 and 4.2 of
-    [MiraGe](https://arxiv.org/abs/2508.01525)), with the Euclidean distance.
-
-    The reading chosen. Definition 4.1 measures how far the distribution of a class's embeddings lies from a Dirac
-    measure at its text anchor. For the Wasserstein-1 distance this is exactly the mean distance to the anchor, the
-    product being the only coupling with a Dirac measure. The supremum over distributions becomes a maximum over
-    (class, generator) pairs. Definition 4.2 measures the distance between the classes; we take that between their mean
-    embeddings, which never exceeds their Wasserstein-1 distance.
-
-    Args:
-        image_embeds (`torch.Tensor` of shape `(N, D)`):
-            Image embeddings of unit norm.
-        labels (`torch.Tensor` of shape `(N,)`):
-            0 for real and 1 for fake.
-        text_embeds (`torch.Tensor` of shape `(2, D)`):
-            Text anchors of unit norm: real, fake.
-        generators (`Sequence[str]` or `torch.Tensor` of shape `(N,)`, *optional*):
-            Distribution of each image. Without it, each class is one distribution.
-
-    Returns:
-        `dict[str, torch.Tensor]` of float32 scalars on the device of `image_embeds`, without gradient:
-        - `real_variation`, `fake_variation`: mean distance of the class's images to its anchor, in [0, 2];
-        - `worst_variation`: the largest such mean over all (class, generator) pairs present;
-        - `inter_class_separation`: distance between the means of the two classes, in [0, 2].
-        What needs a class that is missing is left out; an empty batch gives an empty dict. One synchronisation with
-        the device, to learn which classes are there (two with `generators`).
-
-    Raises:
-        ValueError: the shapes do not fit, or a label is neither 0 nor 1.
-    """
-    if image_embeds.ndim != 2 or text_embeds.shape != (2, image_embeds.shape[1]):
-        raise ValueError(
-            f"`image_embeds` and `text_embeds` must have shapes (N, D) and (2, D), "
-            f"got {tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}"
-        )
-    n_images = image_embeds.shape[0]
-    if labels.shape != (n_images,):
-        raise ValueError(f"`labels` must have shape ({n_images},), got {tuple(labels.shape)}")
-    image_embeds, text_embeds = image_embeds.float(), text_embeds.float()
-    is_class = torch.stack([labels == 0, labels == 1])  # (2, N)
-    counts = is_class.sum(dim=1)  # (2,)
-    n_real, n_fake = counts.tolist()
-    if n_real + n_fake != n_images:
-        raise ValueError("`labels` must hold 0 (real) or 1 (fake) only")
-    if n_images == 0:
-        return {}
-
-    # Sums of masked tensors rather than products of matrices: autocast would take those to half precision.
-    distances = torch.linalg.vector_norm(image_embeds - text_embeds[labels.long()], dim=1)  # (N,)
-    statistics = {}
-    for label, name in enumerate(("real", "fake")):
-        if (n_real, n_fake)[label]:
-            statistics[f"{name}_variation"] = (distances * is_class[label]).sum() / counts[label]
-    if generators is None:
-        statistics["worst_variation"] = torch.stack(list(statistics.values())).max()
-    else:
-        group = 2 * _generator_ids(generators, n_images, labels.device) + labels.long()  # (N,)
-        in_group = group == group.unique()[:, None]  # (G, N), every group present
-        statistics["worst_variation"] = ((distances * in_group).sum(dim=1) / in_group.sum(dim=1)).max()
-    if n_real and n_fake:
-        real_mean, fake_mean = ((image_embeds * member[:, None]).sum(dim=0) / member.sum() for member in is_class)
-        statistics["inter_class_separation"] = torch.linalg.vector_norm(real_mean - fake_mean)
-    return statistics
-
-
-def _generator_ids(generators: Sequence[str] | torch.Tensor, n_images: int, device: torch.device) -> torch.Tensor:
-    if len(generators) != n_images:
-        raise ValueError(f"`generators` must have {n_images} entries, got {len(generators)}")
-    if isinstance(generators, torch.Tensor):
-        return generators.to(device).long()
-    index = {name: position for position, name in enumerate(dict.fromkeys(generators))}
-    return torch.tensor([index[name] for name in generators], device=device)

@@ -14,7 +14,6 @@ from mirage_hf.augmentations import (
     add_gaussian_noise,
     jpeg_round_trip,
     resize_and_center_crop,
-    to_rgb,
 )
 
 SIZE = 64
@@ -147,14 +146,6 @@ def test_size_and_mode_are_right_for_odd_inputs(geometry, crop_probability, size
 def test_every_mode_becomes_rgb(mode):
     result = TrainAugmentation(ALL, SIZE)(Image.new(mode, (90, 70)))
     assert result.size == (SIZE, SIZE) and result.mode == "RGB"
-
-
-def test_transparency_is_laid_over_white():
-    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
-    assert np.asarray(to_rgb(clear)).min() == 255
-    palette = Image.new("P", (4, 4))
-    palette.info["transparency"] = 0
-    assert np.asarray(to_rgb(palette)).min() == 255
 
 
 def test_random_box_is_a_crop_then_a_bicubic_resize():

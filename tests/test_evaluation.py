@@ -93,7 +93,7 @@ def test_damaged_rows_are_skipped_and_listed():
         (7, "7.png"),
         (10, None),
     ]
-    assert "UnidentifiedImageError" in result.skipped[0]["error"] and "archive" in result.skipped[4]["error"]
+    assert "not an image" in result.skipped[0]["error"] and "archive" in result.skipped[4]["error"]
 
 
 def test_nothing_to_score_is_an_error():

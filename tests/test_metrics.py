@@ -1,4 +1,3 @@
-import math
 import os
 import pickle
 import subprocess
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_hf.metrics import DetectionMetric, detection_metrics, representation_statistics
+from mirage_hf.metrics import DetectionMetric, detection_metrics
 
 CLASS_DEPENDENT = ("balanced_accuracy", "average_precision", "roc_auc")
 
@@ -179,87 +178,3 @@ def test_metric_leaves_nothing_on_disk_and_needs_no_network(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["1.0", "refused"]
     assert [path for path in tmp_path.rglob("*") if path.is_file() or "metrics" in path.parts] == []
-
-
-def unit(rows):
-    return torch.nn.functional.normalize(torch.as_tensor(rows, dtype=torch.float32), dim=-1)
-
-
-def test_statistics_in_closed_form():
-    anchors = torch.eye(2)
-    # Real images on their anchor; fake ones on the real anchor (distance sqrt 2) and opposite their own (distance 2).
-    images = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, -1.0]])
-    statistics = representation_statistics(images, torch.tensor([0, 0, 1, 1]), anchors)
-    assert statistics["real_variation"].item() == 0.0
-    assert statistics["fake_variation"].item() == pytest.approx((math.sqrt(2) + 2) / 2)
-    assert statistics["worst_variation"].item() == statistics["fake_variation"].item()
-    # Means (1, 0) and (0.5, -0.5).
-    assert statistics["inter_class_separation"].item() == pytest.approx(math.sqrt(0.5))
-    by_generator = representation_statistics(images, torch.tensor([0, 0, 1, 1]), anchors, ["a", "b", "a", "b"])
-    assert by_generator["worst_variation"].item() == pytest.approx(2.0)  # the fakes of b
-    assert by_generator["fake_variation"].item() == statistics["fake_variation"].item()
-
-
-@pytest.mark.parametrize("as_tensor", [False, True])
-def test_statistics_equal_a_naive_loop(as_tensor):
-    generator = torch.Generator().manual_seed(0)
-    images, anchors = unit(torch.randn(40, 8, generator=generator)), unit(torch.randn(2, 8, generator=generator))
-    labels = torch.randint(0, 2, (40,), generator=generator)
-    sources = torch.randint(0, 4, (40,), generator=generator)
-    names = sources if as_tensor else [f"g{source}" for source in sources.tolist()]
-    statistics = representation_statistics(images, labels, anchors, names)
-    groups, members = {}, {0: [], 1: []}
-    for image, label, source in zip(images, labels.tolist(), sources.tolist(), strict=True):
-        distance = math.dist(image.tolist(), anchors[label].tolist())
-        groups.setdefault((label, source), []).append(distance)
-        members[label].append(image)
-    for label, name in enumerate(("real", "fake")):
-        distances = [d for key, values in groups.items() if key[0] == label for d in values]
-        assert statistics[f"{name}_variation"].item() == pytest.approx(np.mean(distances), abs=1e-5)
-    assert statistics["worst_variation"].item() == pytest.approx(max(map(np.mean, groups.values())), abs=1e-5)
-    means = [torch.stack(members[label]).mean(0) for label in (0, 1)]
-    assert statistics["inter_class_separation"].item() == pytest.approx((means[0] - means[1]).norm().item(), abs=1e-5)
-
-
-def test_variation_is_the_wasserstein_distance_to_a_dirac():
-    ot = pytest.importorskip("scipy.optimize")
-    images, anchor = unit(torch.randn(6, 4, generator=torch.Generator().manual_seed(1))), torch.eye(4)[:1]
-    cost = torch.cdist(images, anchor).numpy().ravel()
-    # Optimal transport as a linear programme: six sources of mass 1/6, one sink of mass 1.
-    plan = ot.linprog(cost, A_eq=np.vstack([np.eye(6), np.ones(6)]), b_eq=[1 / 6] * 6 + [1.0])
-    statistics = representation_statistics(images, torch.zeros(6, dtype=torch.long), torch.eye(4)[:2])
-    assert statistics["real_variation"].item() == pytest.approx(plan.fun, abs=1e-5)
-
-
-@pytest.mark.parametrize(("label", "present", "missing"), [(0, "real", "fake"), (1, "fake", "real")])
-def test_statistics_leave_out_what_a_missing_class_undoes(label, present, missing):
-    images = unit(torch.randn(5, 4, generator=torch.Generator().manual_seed(0)))
-    statistics = representation_statistics(images, torch.full((5,), label), torch.eye(4)[:2])
-    assert set(statistics) == {f"{present}_variation", "worst_variation"}
-    assert all(torch.isfinite(value) for value in statistics.values())
-    assert representation_statistics(images[:0], torch.zeros(0, dtype=torch.long), torch.eye(4)[:2]) == {}
-
-
-def test_statistics_are_float32_and_carry_no_gradient():
-    images = unit(torch.randn(6, 4)).requires_grad_()
-    labels = torch.tensor([0, 1, 0, 1, 0, 1])
-    full = representation_statistics(images, labels, torch.eye(4)[:2])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        under_autocast = representation_statistics(images, labels, torch.eye(4)[:2])
-    for key, value in full.items():
-        assert value.dtype == torch.float32 and value.ndim == 0 and not value.requires_grad
-        assert torch.equal(value, under_autocast[key])
-    half = representation_statistics(images.bfloat16(), labels, torch.eye(4)[:2].bfloat16())
-    assert half["worst_variation"].dtype == torch.float32
-
-
-def test_statistics_name_a_bad_argument():
-    images, labels, anchors = torch.eye(4), torch.tensor([0, 1, 0, 1]), torch.eye(4)[:2]
-    with pytest.raises(ValueError, match="`text_embeds`"):
-        representation_statistics(images, labels, torch.eye(4))
-    with pytest.raises(ValueError, match="`labels` must have shape"):
-        representation_statistics(images, labels[:3], anchors)
-    with pytest.raises(ValueError, match="`labels` must hold"):
-        representation_statistics(images, labels + 1, anchors)
-    with pytest.raises(ValueError, match="`generators`"):
-        representation_statistics(images, labels, anchors, ["a"])
