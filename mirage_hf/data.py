@@ -210,18 +210,27 @@ def _refuse_unusable(report: DatasetReport, allow_one_class: bool) -> None:
 
 
 def _build(records: Sequence[Record], base: Any) -> datasets.Dataset:
-    columns = {
+    if base is None:
+        sources = {"image": [record.source for record in records]}
+        dataset = datasets.Dataset.from_dict({**sources, **_describe(records)}, FEATURES)
+    else:
+        # Columns are added to all rows before any is selected: `datasets` copies every image the other way round.
+        by_row = {record.source: record for record in records}
+        described = _describe([by_row.get(row, _ABSENT) for row in range(len(base))])
+        features = datasets.Features({name: FEATURES[name] for name in described})
+        dataset = datasets.concatenate_datasets([base, datasets.Dataset.from_dict(described, features)], axis=1)
+        dataset = dataset.select([record.source for record in records])
+    # The other columns stay readable without decoding any image.
+    dataset.set_transform(decode_images, columns=["image"], output_all_columns=True)
+    return dataset
+
+
+_ABSENT = Record("", "", "", None, "", 0)
+
+
+def _describe(records: Sequence[Record]) -> dict[str, list]:
+    return {
         "label": [record.label for record in records],
         "generator": [record.generator for record in records],
         "path": [record.path for record in records],
     }
-    if base is None:
-        dataset = datasets.Dataset.from_dict({"image": [record.source for record in records], **columns}, FEATURES)
-    else:
-        features = datasets.Features({name: FEATURES[name] for name in columns})
-        described = datasets.Dataset.from_dict(columns, features)
-        rows = base.select([record.source for record in records])
-        dataset = datasets.concatenate_datasets([rows, described], axis=1)
-    # The other columns stay readable without decoding any image.
-    dataset.set_transform(decode_images, columns=["image"], output_all_columns=True)
-    return dataset

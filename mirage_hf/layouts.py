@@ -53,6 +53,8 @@ SPLIT = rf"(?P<split>{_SPLIT})/"
 GENERATOR = rf"(?P<generator>{_WORD})/"
 CATEGORY = rf"(?:{_WORD}/)"
 BELOW = "(?:.*/)?"
+# Below a class: not a split, whose images must not be mixed with those of the others.
+WITHIN = rf"(?!(?:{_SPLIT})/){BELOW}"
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,11 @@ _DIFFUSION = f"(?:{BELOW}diffusion_datasets/)?"
 # UniversalFakeDetect holds all of ForenSynths, and reads the folders that it adds in its own way.
 _NOT_UNIVFD = r"\A(?s:(?!.*(?:^|/)diffusion_datasets/))"
 
-_GRID = Rule(f"(?:{SPLIT})?{GENERATOR}{CATEGORY}?{CLASS}{BELOW}")
+_GRID = Rule(f"(?:{SPLIT})?{GENERATOR}{CATEGORY}?{CLASS}{WITHIN}")
 _GRID_OR_BARE_TRAIN = Rule(_GRID.pattern, bare_split="train")
 _PAIR = (
     Rule(f"{CLASS}{SPLIT}{BELOW}"),
-    Rule(f"(?:{SPLIT})?{CLASS}{BELOW}"),
+    Rule(f"(?:{SPLIT})?{CLASS}{WITHIN}"),
 )
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -154,9 +156,9 @@ LAYOUTS: tuple[Layout, ...] = (
         "universalfakedetect",
         "Ojha et al., CVPR 2023, https://arxiv.org/abs/2302.10174: 19 sets, mean AP and mean accuracy",
         (
-            Rule(f"{_DIFFUSION}imagenet/{CLASS}{BELOW}", shared_by=("guided",), bare_split="test"),
-            Rule(f"{_DIFFUSION}laion/{CLASS}{BELOW}", shared_by=UNIVFD_LAION_GENERATORS, bare_split="test"),
-            Rule(f"{BELOW}diffusion_datasets/{GENERATOR}{CLASS}{BELOW}", bare_split="test"),
+            Rule(f"{_DIFFUSION}imagenet/{CLASS}{WITHIN}", shared_by=("guided",), bare_split="test"),
+            Rule(f"{_DIFFUSION}laion/{CLASS}{WITHIN}", shared_by=UNIVFD_LAION_GENERATORS, bare_split="test"),
+            Rule(f"{BELOW}diffusion_datasets/{GENERATOR}{CLASS}{WITHIN}", bare_split="test"),
             _GRID_OR_BARE_TRAIN,
         ),
         signature=r"(?:^|/)diffusion_datasets/|(?s:\A(?=(?:.*\n)?laion/)(?=(?:.*\n)?(?:ldm|glide)_\d+))",
@@ -165,8 +167,8 @@ LAYOUTS: tuple[Layout, ...] = (
         "drct-2m",
         "Chen et al., ICML 2024, https://github.com/beibuwandeluori/DRCT: fakes against COCO val2017",
         (
-            Rule(f"{BELOW}MSCOCO/{SPLIT}{BELOW}", label=0, shared_by=("*",)),
-            Rule(f"(?:{BELOW}DRCT-2M/)?{GENERATOR}{SPLIT}{BELOW}", label=1),
+            Rule(f"{BELOW}MSCOCO/{SPLIT}", label=0, shared_by=("*",)),
+            Rule(f"(?:{BELOW}DRCT-2M/)?{GENERATOR}{SPLIT}", label=1),
         ),
         signature=r"(?:^|/)DRCT-2M/",
         validation_is_test=True,
@@ -194,7 +196,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "cifake",
         "Bird and Lotfi, IEEE Access 2024, https://arxiv.org/abs/2303.14126",
-        (Rule(f"{SPLIT}{CLASS}{BELOW}"),),
+        (Rule(f"{SPLIT}{CLASS}{WITHIN}"),),
         signature=r"(?-i:^(?:train|test)/(?:REAL|FAKE)/)",
         generator="cifake",
     ),
@@ -218,8 +220,8 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "generic",
-        "any [split/]<generator>/[category/]<class> or <generator>/<split>/<class>",
-        (_GRID, Rule(f"{GENERATOR}{SPLIT}{CLASS}{BELOW}")),
+        "any [split/]<generator>/[category/]<class>, <generator>/<split>/<class> or <generator>/<class>/<split>",
+        (_GRID, Rule(f"{GENERATOR}{SPLIT}{CLASS}{WITHIN}"), Rule(f"{GENERATOR}{CLASS}{SPLIT}{BELOW}")),
     ),
     Layout("pair", "any [split/]<class> or <class>/<split>", _PAIR),
     # Never recognised unasked: on disk it is a pair of folders. Asked for by name, it names its rows.

@@ -5,6 +5,7 @@ call fake 0, the other half 1. They need `fake_id`.
 """
 
 import csv
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def labels_from_values(
     Raises:
         ValueError: the meaning of a value is not certain, or `fake_id` contradicts the names.
     """
-    plain = [None if value is None or str(value).strip() == "" else _as_integer(value) for value in values]
+    plain = [_as_integer(value) for value in values]
     found = sorted({value for value in plain if value is not None}, key=str)
     if names is not None and all(label_of(name) is not None for name in names):
         meaning: dict[Any, int | None] = {index: label_of(name) for index, name in enumerate(names)}
@@ -61,7 +62,7 @@ def labels_from_values(
         unknown = [value for value in found if meaning[value] is None]
         if unknown:
             raise ValueError(f"labels {unknown[:5]} say neither real nor fake: write 'real' and 'fake'")
-    return [None if value is None else meaning[value] for value in plain]
+    return [meaning.get(value) for value in plain]
 
 
 def find_manifest(folder: str) -> str | None:
@@ -117,7 +118,7 @@ def read_manifest(path: str, fake_id: int | None = None, label_column: str | Non
             raise ValueError(f"manifest '{path}' calls '{key}' both real and fake: correct one of the rows")
         source, opened = _locate(folder, key)
         shown = os.path.join(folder, key)
-        record = Record(key, shown, source, split or None, generator or UNKNOWN, label)
+        record = Record(key, shown, source, split or None, str(generator or UNKNOWN), label)
         if record in seen:
             repeated += 1
             continue
@@ -146,7 +147,8 @@ def open_hub(name: str, split: str, config_name: str | None = None) -> datasets.
             return datasets.load_dataset("parquet", data_files=name, split="train")
         splits = datasets.get_dataset_split_names(name, config_name)
     except (datasets.exceptions.DatasetNotFoundError, OSError) as error:
-        raise ValueError(f"'{name}' is neither a folder nor a data set that could be read: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"'{name}' is neither a folder nor a data set that could be read: {reason}") from error
     return datasets.load_dataset(name, config_name, split=match_split(split, splits))
 
 
@@ -210,10 +212,13 @@ def _pick(dataset: datasets.Dataset, what: str, candidates: Sequence[str], name:
 
 
 def _as_integer(value: Any) -> Any:
+    """The value as an integer if it is one, `None` if it is empty."""
     if isinstance(value, str):
         value = value.strip()
-        return int(value) if value.lstrip("-").isdigit() else value
-    return int(value) if value == int(value) else value
+        return int(value) if value.removeprefix("-").isdecimal() else value or None
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return int(value) if isinstance(value, bool) else value
 
 
 def _read_columns(path: str) -> dict[str, list[Any]]:

@@ -149,7 +149,6 @@ def open_value(value: Any) -> BinaryIO:
         raise UnreadableImage(error.strerror or type(error).__name__) from error
 
 
-@lru_cache(maxsize=64)
 def open_archive(path: str) -> zipfile.ZipFile:
     """
     Open a zip archive once for each process; forked workers share the table of contents, not the file position.
@@ -160,9 +159,16 @@ def open_archive(path: str) -> zipfile.ZipFile:
     if os.path.exists(os.path.splitext(path)[0] + ".z01"):
         raise UnreadableImage("a split archive: join its parts with `zip -s 0 <this.zip> --out <joined.zip>`")
     try:
-        return zipfile.ZipFile(_ReopenedAfterFork(path))  # type: ignore[arg-type]
+        status = os.stat(path)
+        return _open_archive(path, status.st_mtime_ns, status.st_size)
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise UnreadableImage(f"not a readable zip archive: {_one_line(error)}") from error
+
+
+@lru_cache(maxsize=64)
+def _open_archive(path: str, modified: int, size: int) -> zipfile.ZipFile:
+    # An archive that was replaced has another time or size, and is opened anew.
+    return zipfile.ZipFile(_ReopenedAfterFork(path))  # type: ignore[arg-type]
 
 
 class _ReopenedAfterFork(io.RawIOBase):

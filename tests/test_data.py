@@ -269,6 +269,12 @@ class TestZips:
         assert [size for sizes, _ in batches for size in sizes] == [(8, 8)] * 20
         assert sum(label for _, labels in batches for label in labels) == 10
 
+    def test_replaced_archive_is_read_anew(self, tmp_path):
+        path = write_zip(tmp_path / "x.zip", ["real/a.png", "fake/b.png"])
+        assert len(load_detection_dataset(path)) == 2
+        write_zip(path, ["real/{0..3}.png", "fake/{0..3}.png"])
+        assert len(load_detection_dataset(path)) == 8
+
     def test_zip_bomb(self, tmp_path, monkeypatch):
         write_zip(tmp_path / "x.zip", ["a.png"])
         monkeypatch.setattr("mirage_hf.reading.MAX_MEMBER_BYTES", 10)
@@ -557,6 +563,13 @@ class TestLabels:
             labels_from_values(["0", "1"], None)
         assert labels_from_values(["0", "1", " 1"], 1) == [0, 1, 1]
 
+    def test_empty_and_odd_values(self):
+        assert labels_from_values([1.0, float("nan"), 0.0, None], 1) == [1, None, 0, None]
+        assert labels_from_values(["fake", "", " real ", None], None) == [1, None, 0, None]
+        assert labels_from_values([-1, 0], None, ["real", "fake"]) == [None, 0]
+        with pytest.raises(ValueError, match=r"labels \[0.5\] say neither"):
+            labels_from_values([0.5], 1)
+
     @pytest.mark.parametrize("values", [[0, 1, 2], [0, 2]])
     def test_numbers_that_are_no_two_classes(self, values):
         with pytest.raises(ValueError, match="`fake_id=1` does not split the labels"):
@@ -642,6 +655,21 @@ class TestDataSetsWithColumns:
         assert load(tmp_path / "saved")[1].counts == {"unknown": (2, 2)}
         datasets.DatasetDict({"test": dataset}).save_to_disk(tmp_path / "saved_dict")
         assert load(tmp_path / "saved_dict", split="test")[1].counts == {"unknown": (2, 2)}
+
+    def test_images_are_not_copied(self, tmp_path):
+        columns = {"image": self.images(6), "label": ["real", "fake"] * 3}
+        root = self.parquet(tmp_path / "big", columns, {"image": datasets.Image(), **text("label")})
+        before = sorted(tmp_path.rglob("*.arrow"))
+        loaded = load_detection_dataset(root)
+        assert len(sorted(tmp_path.rglob("*.arrow"))) == len(before) + 1  # what `load_dataset` itself keeps
+        assert loaded.cache_files
+
+    def test_paths_in_a_column_of_text(self, tmp_path):
+        write_tree(tmp_path, ["r.png", "f.png"])
+        images = [str(tmp_path / "r.png"), str(tmp_path / "f.png")]
+        loaded = load_detection_dataset(datasets.Dataset.from_dict({"image": images, "label": ["real", "fake"]}))
+        assert paths(loaded) == images
+        assert loaded[1]["image"].size == (8, 8)
 
     def test_single_parquet_file_with_images(self, tmp_path):
         columns = {"image": self.images(2), "label": ["real", "fake"]}

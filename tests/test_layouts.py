@@ -237,6 +237,12 @@ class TestGrids:
         assert counts(tmp_path) == {"flux": (1, 1), "sdxl": (1, 1)}
         assert counts(tmp_path, split="test") == {"sdxl": (1, 2)}
 
+    def test_splits_within_classes(self, tmp_path):
+        write_tree(tmp_path, ["sdxl/real/train/a.png", "sdxl/fake/train/a.png", "sdxl/fake/test/b{0..1}.png"])
+        write_tree(tmp_path, ["sdxl/real/test/{0..3}.png"])
+        assert counts(tmp_path) == {"sdxl": (1, 1)}
+        assert counts(tmp_path, split="test") == {"sdxl": (4, 2)}
+
 
 class TestUniversalFakeDetect:
     LAION = ["ldm_200", "ldm_200_cfg", "ldm_100", "glide_100_27", "glide_50_27", "glide_100_10", "dalle"]
@@ -381,6 +387,19 @@ class TestRefusals:
         write_tree(tmp_path, ["MSCOCO/val2017/0.png", "DRCT-2M/sdxl/val2017/0.png"])
         with pytest.raises(ValueError, match="ambiguous: layouts drct-2m and genimage"):
             load(tmp_path)
+
+    @pytest.mark.parametrize("other", ["CIFAKE/test/{}", "Chameleon/{}", "AIGI/test/sdxl/{}", "{}"])
+    def test_another_set_beside_drct_is_never_taken_for_its_fakes(self, tmp_path, other):
+        write_tree(tmp_path, ["MSCOCO/val2017/0.png", "DRCT-2M/sdxl/val2017/0.png"])
+        write_tree(tmp_path, [f"{other.format(name)}/a.png" for name in ("real", "fake")])
+        with pytest.raises(ValueError, match="ambiguous: layouts drct-2m and (generic|pair) both fit"):
+            load(tmp_path, split="test")
+
+    def test_named_layout_settles_what_auto_refuses(self, tmp_path):
+        write_tree(tmp_path, ["real/nature/a.png", "fake/nature/a{0..1}.png"])
+        with pytest.raises(ValueError, match="names both classes"):
+            load(tmp_path)
+        assert counts(tmp_path, layout="pair") == {"unknown": (1, 2)}
 
     def test_both_classes_in_one_path(self, tmp_path):
         write_tree(tmp_path, ["real/fake/a.png"])
