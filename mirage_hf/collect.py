@@ -1,5 +1,6 @@
 """Finds out what lies at a place (a tree, a manifest, a data set with columns) and lists its images and labels."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -11,6 +12,8 @@ from .manifests import find_manifest, has_column, open_hub, read_columns, read_m
 from .recognition import place_folders, recognise, wrapper_of
 from .records import Collection, Record
 from .scan import Tree, scan_tree
+
+logger = logging.getLogger(__name__)
 
 # Columns describe these sets; on disk they are whatever `load_dataset` reads.
 HUB_LAYOUTS = ("hub", "openfake", "communityforensics", "tinygenimage")
@@ -99,6 +102,7 @@ def _read_tree(tree: Tree, name: str, layout_name: str) -> Collection:
     if left:
         images = sum(len(folders[folder]) for folder in left)
         collection.notes.append(f"{images} images in {len(left)} folders fit no rule, such as '{left[0] or '.'}'")
+        logger.warning("%s: %s", name, collection.notes[-1])
     if tree.unpacked:
         collection.notes.append(f"{tree.unpacked} images of archives are there unpacked too and were taken once")
     return collection

@@ -388,12 +388,19 @@ class TestRefusals:
         with pytest.raises(ValueError, match="ambiguous: layouts drct-2m and genimage"):
             load(tmp_path)
 
-    @pytest.mark.parametrize("other", ["CIFAKE/test/{}", "Chameleon/{}", "AIGI/test/sdxl/{}", "{}"])
+    @pytest.mark.parametrize("other", ["CIFAKE/test/{}", "Chameleon/{}", "{}"])
     def test_another_set_beside_drct_is_never_taken_for_its_fakes(self, tmp_path, other):
         write_tree(tmp_path, ["MSCOCO/val2017/0.png", "DRCT-2M/sdxl/val2017/0.png"])
         write_tree(tmp_path, [f"{other.format(name)}/a.png" for name in ("real", "fake")])
         with pytest.raises(ValueError, match="ambiguous: layouts drct-2m and (generic|pair) both fit"):
             load(tmp_path, split="test")
+
+    def test_folders_that_fit_nothing_are_told(self, tmp_path, caplog):
+        write_tree(tmp_path, ["MSCOCO/val2017/0.png", "DRCT-2M/sdxl/val2017/0.png", "a/b/c/d/{0..3}.png"])
+        _, report = load(tmp_path, split="test")
+        assert report.counts == {"sdxl": (1, 1)}
+        assert report.notes == ["4 images in 1 folders fit no rule, such as 'a/b/c/d/'"]
+        assert "4 images in 1 folders fit no rule" in caplog.text
 
     def test_named_layout_settles_what_auto_refuses(self, tmp_path):
         write_tree(tmp_path, ["real/nature/a.png", "fake/nature/a{0..1}.png"])
