@@ -86,6 +86,7 @@ class MiraGeConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["image_embeds", "text_embeds"]
 
     # The fields typed without their default `None` hold a value once `__post_init__` has run.
+    id2label: dict[int, str] = None  # type: ignore[assignment]
     clip_config: CLIPConfig = None
     num_prompt_tokens: int = 2
     prompt_depth: int = None  # type: ignore[assignment]

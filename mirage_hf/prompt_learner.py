@@ -95,18 +95,17 @@ class PromptLearner(nn.Module):
             `tuple`: The text encoder's K prompts of shape `(m, d_text)` and the vision encoder's K prompts of shape
             `(m, d_vision)`; `None` for an encoder that gets none.
         """
-        text = None if self.text_prompts is None else list(self.text_prompts.unbind(0))  # K x (m, d_text)
-        vision = None if self.vision_prompts is None else list(self.vision_prompts.unbind(0))  # K x (m, d_vision)
-        if self.mapping is None:
-            return text, vision
-        mappings = [self.mappings[j if len(self.mappings) > 1 else 0] for j in range(self.num_layers)]
-        if self.mapping == "reverse":
-            text = [mapping(prompt) for mapping, prompt in zip(mappings, vision, strict=True)]
-        elif self.mapping == "cross_attention":
-            vision = [mapping(t, v) for mapping, t, v in zip(mappings, text, vision, strict=True)]
-        else:
-            vision = [mapping(prompt) for mapping, prompt in zip(mappings, text, strict=True)]
-        return text, vision
+        text = [] if self.text_prompts is None else list(self.text_prompts.unbind(0))  # K x (m, d_text)
+        vision = [] if self.vision_prompts is None else list(self.vision_prompts.unbind(0))  # K x (m, d_vision)
+        if self.mapping is not None:
+            mappings = [self.mappings[j if len(self.mappings) > 1 else 0] for j in range(self.num_layers)]
+            if self.mapping == "reverse":
+                text = [mapping(prompt) for mapping, prompt in zip(mappings, vision, strict=True)]
+            elif self.mapping == "cross_attention":
+                vision = [mapping(t, v) for mapping, t, v in zip(mappings, text, vision, strict=True)]
+            else:
+                vision = [mapping(prompt) for mapping, prompt in zip(mappings, text, strict=True)]
+        return text or None, vision or None
 
 
 class PromptInjector:
@@ -149,7 +148,7 @@ class PromptInjector:
 
 def attach_prompt_injectors(encoder: nn.Module, modality: str) -> None:
     """Registers a [`PromptInjector`] on every layer of a CLIP `encoder`; `modality` is `"text"` or `"vision"`."""
-    for index, layer in enumerate(encoder.layers):
+    for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
         layer.register_forward_pre_hook(PromptInjector(index, modality), with_kwargs=True)
 
 
@@ -158,7 +157,7 @@ def check_prompt_injectors(encoder: nn.Module, modality: str) -> None:
     Raises:
         `RuntimeError`: If a layer of `encoder` has lost its [`PromptInjector`], as replaced layers do silently.
     """
-    for index, layer in enumerate(encoder.layers):
+    for index, layer in enumerate(encoder.layers):  # type: ignore[arg-type]
         hooks = [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, PromptInjector)]
         if [(hook.layer_index, hook.modality) for hook in hooks] != [(index, modality)]:
             raise RuntimeError(

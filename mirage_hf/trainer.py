@@ -47,6 +47,7 @@ class MiraGeTrainer(Trainer):
     """
 
     args: MiraGeTrainingArguments
+    lr_scheduler: LambdaLR | None
     loss_is_scaled_for_ga = False  # the loss is a mean over the micro-batch, the Trainer divides by their number
 
     def __init__(self, model, args: MiraGeTrainingArguments, **kwargs):

@@ -64,6 +64,10 @@ class MiraGeTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Batch size of each device in evaluation."})
     save_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to save checkpoints."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    # A PEFT wrapper's signature does not tell the Trainer.
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"], metadata={"help": "Keys of the inputs that are labels."}
+    )
     # The data set's transform reads columns that `forward` does not name.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns that the model does not read."})
     # Every prompt and mapping takes part in every step.
@@ -74,8 +78,6 @@ class MiraGeTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.optim != "sgd" and self.optim_args == "momentum=0.9":
             self.optim_args = None  # the default belongs to the default optimizer
-        if self.label_names is None:
-            self.label_names = ["labels"]  # a PEFT wrapper's signature does not tell
         super().__post_init__()
         check_contrastive_options(self.temperature, self.text_anchors, self.discriminative_reduction)
         for name in ("discriminative_weight", "memory_size", "warmup_epochs", "warmup_learning_rate"):
