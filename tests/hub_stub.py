@@ -15,7 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-TOKEN = "dummy"
+TOKEN = "hf_dummy_writer"  # may write, and read what is public
+PRIVATE_TOKEN = "hf_dummy_owner"  # may do all
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".onnx")
 
 
@@ -28,7 +29,7 @@ class HubStub:
         repos (`dict[str, list[tuple[str, dict[str, bytes]]]]`): For each repository its commits, oldest first, as
             pairs of a hash and all its files.
         requests (`list[tuple[str, str]]`): Method and path of every request so far.
-        private (`set[str]`): Repositories that only requests with the token see.
+        private (`set[str]`): Repositories that only requests with `PRIVATE_TOKEN` see.
     """
 
     def __init__(self):
@@ -64,6 +65,7 @@ class HubStub:
             "HF_HUB_DISABLE_XET": "1",  # else uploads would go past these routes
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
         }
 
     def files(self, repo_id: str) -> dict[str, bytes]:
@@ -128,13 +130,13 @@ class HubHandler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def has_token(self) -> bool:
-        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+    def has_token(self, *tokens: str) -> bool:
+        return self.headers.get("Authorization") in [f"Bearer {token}" for token in tokens]
 
     def find(self, repo_id: str, revision: str | None) -> tuple[str, dict[str, bytes]]:
         """The commit of a revision: a hash or the main branch."""
         commits = self.hub.repos.get(repo_id)
-        if commits is None or (repo_id in self.hub.private and not self.has_token()):
+        if commits is None or (repo_id in self.hub.private and not self.has_token(PRIVATE_TOKEN)):
             raise NotFound("RepoNotFound")  # the Hub does not tell private from missing either
         if revision in (None, "main"):
             return commits[-1]
@@ -146,7 +148,7 @@ class HubHandler(BaseHTTPRequestHandler):
     # ------------------------------------------------------------------------------------------------------ writing
 
     def create_repo(self):
-        if not self.has_token():
+        if not self.has_token(TOKEN, PRIVATE_TOKEN):
             return self.send(401, {"error": "Invalid username or password."})
         payload = json.loads(self.body)
         repo_id = f"{payload['organization'] or 'org'}/{payload['name']}"
@@ -195,7 +197,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self.send(200 if json.loads(self.body) == {"oid": oid, "size": size} else 400, {})
 
     def create_commit(self, repo_id: str, revision: str):
-        if not self.has_token():
+        if not self.has_token(TOKEN, PRIVATE_TOKEN):
             return self.send(401, {"error": "Invalid username or password."})
         files = dict(self.find(repo_id, revision)[1])
         for line in self.body.splitlines():
@@ -215,7 +217,7 @@ class HubHandler(BaseHTTPRequestHandler):
     # ------------------------------------------------------------------------------------------------------ reading
 
     def whoami(self):
-        if not self.has_token():
+        if not self.has_token(TOKEN, PRIVATE_TOKEN):
             return self.send(401, {"error": "Invalid username or password."})
         self.send(200, {"type": "user", "name": "org", "auth": {"accessToken": {"role": "write"}}})
 
@@ -246,15 +248,9 @@ class HubHandler(BaseHTTPRequestHandler):
             headers |= {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
             return self.send(404, {"error": "Entry not found"}, headers)
         content = files[path]
-        if not path.endswith(LFS_SUFFIXES):
-            return self.send(200, content, headers | {"ETag": f'"{git_blob_hash(content)}"'})
-        oid = hashlib.sha256(content).hexdigest()
-        self.hub.lfs_objects[oid] = content
-        headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
-        self.send(302, b"", headers | {"Location": f"{self.hub.url}/lfs/{oid}"})
-
-    def lfs_download(self, oid: str):
-        self.send(200, self.hub.lfs_objects[oid], {"ETag": f'"{oid}"'})
+        is_lfs = path.endswith(LFS_SUFFIXES)
+        etag = hashlib.sha256(content).hexdigest() if is_lfs else git_blob_hash(content)
+        self.send(200, content, headers | {"ETag": f'"{etag}"'})  # the Hub sends LFS files from another host
 
 
 def git_blob_hash(content: bytes) -> str:
@@ -276,6 +272,5 @@ ROUTES = (
     ("POST", f"/{REPO}.git/info/lfs/objects/batch", HubHandler.lfs_batch),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", HubHandler.lfs_upload),
     ("POST", "/lfs/(?P<oid>[0-9a-f]{64})/verify", HubHandler.lfs_verify),
-    ("GET HEAD", "/lfs/(?P<oid>[0-9a-f]{64})", HubHandler.lfs_download),
     ("GET HEAD", f"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", HubHandler.resolve),
 )
