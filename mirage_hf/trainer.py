@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
+from transformers import ProgressCallback, Trainer
 
 from .losses import supervised_contrastive_loss
 from .memory_bank import MemoryBank
+from .progress import ImageProgressCallback
 from .representation import representation_statistics
 from .training_args import MiraGeTrainingArguments
 
@@ -59,6 +60,8 @@ class MiraGeTrainer(Trainer):
                 "`accelerate launch` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES."
             )
         super().__init__(model=model, args=args, **kwargs)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ImageProgressCallback())
         size = args.memory_size if args.discriminative_weight > 0 else 0
         self.memory_bank = MemoryBank(size, model.config.clip_config.projection_dim, device=args.device)
         self._term_sums: dict[str, torch.Tensor] = {}

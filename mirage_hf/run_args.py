@@ -1,0 +1,165 @@
+"""Arguments of a training run beside the trainer's: which model, which data. Read from flags or a YAML recipe."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from .augmentations import AugmentationConfig
+from .image_processing import PROCESSOR_GEOMETRIES
+from .training_args import MiraGeTrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """
+    The detector to train. `None` leaves a field of [`MiraGeConfig`] at its default, or a checkpoint's at its own.
+
+    Args:
+        model_name_or_path (`str`):
+            A CLIP checkpoint to start from, or a MiraGe checkpoint to go on with.
+        model_revision (`str`, *optional*):
+            Its Git revision, where it is a Hub repository.
+        num_prompt_tokens, prompt_depth, prompt_position, prompt_modality, mapping, shared_mapping, template, \
+class_names (*optional*):
+            See [`MiraGeConfig`].
+        save_base_model (`bool`, *optional*, defaults to `False`):
+            Write full checkpoints instead of prompts and mappings only.
+        attn_implementation (`str`, *optional*):
+            `"sdpa"`, `"eager"` or `"flash_attention_2"`.
+        lora_rank (`int`, *optional*, defaults to 0):
+            Rank of LoRA adapters on the encoders' query and value projections, trained beside the prompts through
+            peft and merged in the final, full checkpoint. 0 keeps the encoders frozen, as the paper does.
+    """
+
+    model_name_or_path: str = field(metadata={"help": "CLIP checkpoint, or MiraGe checkpoint to go on with."})
+    model_revision: str | None = field(default=None, metadata={"help": "Git revision of the checkpoint."})
+    num_prompt_tokens: int | None = field(default=None, metadata={"help": "Prompts in each layer (m)."})
+    prompt_depth: int | None = field(default=None, metadata={"help": "Prompted layers (K)."})
+    prompt_position: str | None = field(default=None, metadata={"help": "inserted or context."})
+    prompt_modality: str | None = field(default=None, metadata={"help": "multimodal, text or vision."})
+    mapping: str | None = field(default=None, metadata={"help": "linear, mlp, cross_attention or reverse."})
+    shared_mapping: bool | None = field(default=None, metadata={"help": "One mapping for all layers."})
+    template: str | None = field(default=None, metadata={"help": "Text with {} in place of the class name."})
+    class_names: list[str] | None = field(default=None, metadata={"help": "Word for real, word for fake."})
+    save_base_model: bool = field(default=False, metadata={"help": "Write full checkpoints."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager or flash_attention_2."})
+    lora_rank: int = field(default=0, metadata={"help": "Rank of LoRA on q and v; 0 turns it off."})
+
+    PROMPT_FIELDS = (
+        "num_prompt_tokens",
+        "prompt_depth",
+        "prompt_position",
+        "prompt_modality",
+        "mapping",
+        "shared_mapping",
+        "template",
+        "class_names",
+    )
+
+    def __post_init__(self):
+        if self.lora_rank < 0:
+            raise ValueError(f"`lora_rank` must not be negative, got {self.lora_rank}.")
+
+    def prompt_fields(self) -> dict[str, Any]:
+        """The fields of [`MiraGeConfig`] that were given."""
+        return {name: getattr(self, name) for name in self.PROMPT_FIELDS if getattr(self, name) is not None}
+
+
+@dataclass
+class DataArguments:
+    """
+    The images to train on. See [`load_detection_dataset`] for the first eight.
+
+    Args:
+        data (`str`):
+            Folder, archive, manifest or Hub id.
+        layout, generators, fake_id, label_column, real_root (*optional*):
+            How to read it.
+        train_split (`str`, *optional*, defaults to `"train"`):
+            Split to train on.
+        max_per_class (`int`, *optional*):
+            Train on so many real and as many fake images (Table 6).
+        eval_split (`str`, *optional*):
+            Split that is evaluated when `eval_strategy` says so, and once after training.
+        geometry (`str`, *optional*, defaults to `"resize"`):
+            Test geometry, stored in the image processor: `"resize"` (CLIP's) or `"crop"` (native resolution).
+        augmentation (`dict` or JSON `str`, *optional*):
+            Fields of [`AugmentationConfig`].
+        check_images (`str`, *optional*, defaults to `"header"`):
+            `"header"`, `"full"` or `"none"`: how images are checked before training.
+    """
+
+    data: str = field(metadata={"help": "Folder, zip, manifest or Hub id of the training images."})
+    layout: str = field(default="auto", metadata={"help": "Layout of the data; recognised if left at auto."})
+    generators: list[str] | None = field(default=None, metadata={"help": "Train on these generators only."})
+    fake_id: int | None = field(default=None, metadata={"help": "Number that means fake, where labels are numbers."})
+    label_column: str | None = field(default=None, metadata={"help": "Label column of a manifest or Hub data set."})
+    real_root: str | None = field(default=None, metadata={"help": "Folder of real images for sets of fakes only."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    max_per_class: int | None = field(default=None, metadata={"help": "Real, and fake, images to train on."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate during and after training."})
+    geometry: str = field(
+        default="resize", metadata={"help": "Test geometry of the processor.", "choices": list(PROCESSOR_GEOMETRIES)}
+    )
+    augmentation: str | None = field(default=None, metadata={"help": "JSON: fields of AugmentationConfig."})
+    check_images: str = field(
+        default="header", metadata={"help": "How images are checked first.", "choices": ["header", "full", "none"]}
+    )
+
+    def __post_init__(self):
+        values: Any = self.augmentation or {}
+        if isinstance(values, str):
+            try:
+                values = json.loads(values)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"`augmentation` is not valid JSON: {error}") from error
+        try:
+            self.augmentation_config = AugmentationConfig(**values)
+        except TypeError as error:
+            raise ValueError(f"`augmentation` must hold fields of AugmentationConfig: {error}") from error
+
+    def loading_options(self) -> dict[str, Any]:
+        """Arguments of [`load_detection_dataset`] that all splits share."""
+        options = {
+            name: getattr(self, name) for name in ("layout", "generators", "fake_id", "label_column", "real_root")
+        }
+        return options | {"check_images": False if self.check_images == "none" else self.check_images}
+
+
+def parse_run_args(
+    arguments: list[str] | None = None,
+) -> tuple[ModelArguments, DataArguments, MiraGeTrainingArguments]:
+    """
+    Reads flags, or a YAML recipe followed by flags that override it.
+
+    Args:
+        arguments (`list[str]`, *optional*, defaults to `sys.argv[1:]`):
+            `["recipe.yaml", "--data", "GenImage"]`, or flags alone.
+
+    Raises:
+        `ValueError`: If the recipe is not a mapping, or holds a name that is no argument.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = HfArgumentParser((ModelArguments, DataArguments, MiraGeTrainingArguments))
+    if arguments and arguments[0].endswith((".yaml", ".yml")):
+        recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
+        if not isinstance(recipe, dict):
+            raise ValueError(f"{arguments[0]} must hold `name: value` lines.")
+        actions = {action.dest: action for action in parser._actions}
+        unknown = sorted(set(recipe) - set(actions))
+        if unknown:
+            raise ValueError(f"{arguments[0]} holds names that are no arguments: {', '.join(unknown)}.")
+        for name in recipe:
+            actions[name].required = False
+        # argparse converts defaults that are strings only; YAML reads 1e-5 as one.
+        parser.set_defaults(**{name: str(v) if isinstance(v, float) else v for name, v in recipe.items()})
+        arguments = arguments[1:]
+    return parser.parse_args_into_dataclasses(args=arguments)
+
+
+__all__ = ["DataArguments", "ModelArguments", "parse_run_args"]

@@ -1,0 +1,136 @@
+"""One training run from arguments to a checkpoint on disk: what `training/train.py` calls."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, EvalPrediction, set_seed
+
+from .augmentations import TrainAugmentation
+from .data import load_detection_dataset
+from .image_dataset import DetectionImages, SetEpoch
+from .image_processing import EvalTransform, TrainTransform, build_image_processor
+from .metrics import DetectionMetric
+from .modeling_mirage import MiraGeForImageDetection
+from .run_args import DataArguments, ModelArguments
+from .trainer import MiraGeTrainer
+from .training_args import MiraGeTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+def run_training(model_args: ModelArguments, data_args: DataArguments, args: MiraGeTrainingArguments) -> dict:
+    """
+    Trains a detector and saves it, its image processor, metrics and logs in `args.output_dir`.
+
+    `args.resume_from_checkpoint="last"` goes on from the last complete checkpoint there, if there is one.
+
+    Returns:
+        `dict`: Metrics of training and, if `data_args.eval_split` is set, of the evaluation after it.
+
+    Raises:
+        `ValueError`: If data or arguments do not fit; nothing is trained then.
+    """
+    if args.eval_strategy != "no" and data_args.eval_split is None:
+        raise ValueError("`eval_strategy` needs an `eval_split` to evaluate.")
+    set_seed(args.seed)
+    model = load_model(model_args)
+    image_size = model.config.clip_config.vision_config.image_size
+    processor = build_image_processor(image_size, data_args.geometry)
+    options = data_args.loading_options()
+    augmentation = TrainAugmentation(data_args.augmentation_config, image_size)
+    with args.main_process_first(desc="reading the data set"):
+        rows, report = load_detection_dataset(
+            data_args.data,
+            split=data_args.train_split,
+            max_per_class=data_args.max_per_class,
+            seed=args.seed,
+            return_report=True,
+            **options,
+        )
+        logger.warning("Training on\n%s", report)  # a wrong reading of the labels must be seen before the GPU-day
+        eval_rows = None
+        if data_args.eval_split is not None:
+            eval_rows = load_detection_dataset(data_args.data, split=data_args.eval_split, **options)
+    train_dataset = DetectionImages(rows, TrainTransform(processor, augmentation), seed=args.seed)
+    eval_dataset = None if eval_rows is None else DetectionImages(eval_rows, EvalTransform(processor))
+    trainer = MiraGeTrainer(
+        add_lora(model, model_args.lora_rank),
+        args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=processor,
+        compute_metrics=compute_metrics,
+        callbacks=[SetEpoch(train_dataset)],
+    )
+    resume = args.resume_from_checkpoint
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir) if resume == "last" else resume)
+    metrics = dict(result.metrics)
+    if eval_dataset is not None:
+        metrics |= trainer.evaluate()
+    if isinstance(trainer.model, PeftModel):  # one checkpoint that loads without peft
+        trainer.model = trainer.model.merge_and_unload()
+    trainer.save_model()
+    trainer.save_state()
+    trainer.save_metrics("all", metrics)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def load_model(model_args: ModelArguments) -> MiraGeForImageDetection:
+    """
+    A fresh detector on a CLIP checkpoint, or a MiraGe checkpoint as it is, in float32.
+
+    Raises:
+        `ValueError`: If prompt fields are given for a MiraGe checkpoint, which has its own.
+    """
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    attention: dict[str, Any] = (
+        {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
+    )
+    fields = model_args.prompt_fields()
+    if AutoConfig.from_pretrained(name, revision=revision).model_type == "mirage":
+        if fields:
+            raise ValueError(f"{name} is a MiraGe checkpoint with prompts of its own; leave out {', '.join(fields)}.")
+        model = MiraGeForImageDetection.from_pretrained(name, revision=revision, dtype=torch.float32, **attention)
+    else:
+        model = MiraGeForImageDetection.from_clip(name, revision=revision, **attention, **fields)
+    model.config.save_base_model |= model_args.save_base_model
+    return model
+
+
+def add_lora(model: MiraGeForImageDetection, rank: int) -> MiraGeForImageDetection | PeftModel:
+    """The model with LoRA of this rank on all query and value projections, beside the prompts; itself for rank 0."""
+    if rank == 0:
+        return model
+    # A parameter of a kept module would be trained twice over; the prompt learner's own maps are no targets.
+    targets = r"clip\..*\.(q_proj|v_proj)"
+    return get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=["prompt_learner"])
+    )
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Detection metrics of logits of shape `(N, 2)`, for the Trainer; what one class leaves undefined is absent."""
+    scores = torch.as_tensor(prediction.predictions).float().softmax(dim=-1)[:, 1]
+    metrics = DetectionMetric().compute(predictions=scores.tolist(), references=prediction.label_ids.tolist())
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest complete checkpoint of a run: the Trainer writes `trainer_state.json` last."""
+    found = []
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            found.append((int(folder.name.rpartition("-")[2]), str(folder)))
+        except (OSError, ValueError):
+            logger.warning("Passed over %s, which is not complete.", folder)
+    return max(found)[1] if found else None
+
+
+__all__ = ["add_lora", "compute_metrics", "last_checkpoint", "load_model", "run_training"]
