@@ -9,19 +9,20 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from conftest import CLASS_INPUT_IDS, make_model
+from conftest import CLASS_INPUT_IDS, make_clip_config, make_model
 from safetensors import safe_open
 from transformers import CLIPModel
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from mirage_hf import MiraGeForImageDetection, modeling_mirage
-from mirage_hf.configuration_mirage import CHOICES
+from mirage_hf.configuration_mirage import CHOICES, OPENAI_CLASS_INPUT_IDS
 from mirage_hf.prompt_learner import PROMPTS_KWARG, PromptInjector
 
 LABELS = torch.tensor([0, 1, 0, 1])
 SMALL = {"text_layers": 2, "vision_layers": 3}  # the vision encoder goes on past layer K; less to compile
 DYNAMIC_BATCH = ({0: torch.export.Dim.DYNAMIC},)
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Largest difference of the logits, which are 14.3 times a cosine, from float32's.
 HALF_TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.015}
 
@@ -53,6 +54,15 @@ def move_prompts(model):
 @torch.no_grad()
 def logits_of(model, pixel_values):
     return model(pixel_values=pixel_values).logits
+
+
+def saved_encoder_weights(folder) -> int:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return sum(name.startswith("clip.") for name in file.keys())
+
+
+def floating_dtypes(model) -> set[torch.dtype]:
+    return {tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()}
 
 
 # ------------------------------------------------------------------------------------------------- attention kernels
@@ -156,6 +166,39 @@ def test_bfloat16_autocast_stays_close(pixel_values):
             parameter.grad.flatten(), reference.prompt_learner.get_parameter(name).grad.flatten(), dim=0
         )
         assert parameter.grad.dtype == torch.float32 and cosine > 0.98, name
+
+
+@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("requested", DTYPES, ids=str)
+@pytest.mark.parametrize("full", [False, True], ids=["adapter", "full"])
+def test_a_requested_dtype_reaches_every_weight(base, requested, full, pixel_values, tmp_path):
+    """Encoders left in the base checkpoint's type would make training in float32 anything but that."""
+    CLIPModel._from_config(make_clip_config(), dtype=base).save_pretrained(tmp_path / "clip")
+    model = MiraGeForImageDetection.from_clip(
+        tmp_path / "clip", class_input_ids=CLASS_INPUT_IDS, dtype=requested, save_base_model=full
+    )
+    assert floating_dtypes(model) == {requested}
+    assert logits_of(model, pixel_values).isfinite().all()
+    if requested == torch.float32:  # as in mixed-precision training
+        with torch.autocast("cpu", torch.bfloat16):
+            assert logits_of(model, pixel_values).isfinite().all()
+    model.save_pretrained(tmp_path / "saved")
+    assert (saved_encoder_weights(tmp_path / "saved") > 0) is full
+    for dtype in (None, "auto", torch.float32, torch.bfloat16):
+        kwargs = {} if dtype is None else {"dtype": dtype}
+        reloaded = MiraGeForImageDetection.from_pretrained(tmp_path / "saved", **kwargs)
+        assert floating_dtypes(reloaded) == {dtype if isinstance(dtype, torch.dtype) else requested}, dtype
+
+
+def test_default_class_prompts_need_no_tokenizer(tmp_path):
+    config = make_clip_config(eos_token_id=2)
+    config.text_config.vocab_size = 49408
+    CLIPModel(config).save_pretrained(tmp_path)
+    model = MiraGeForImageDetection.from_clip(tmp_path)
+    assert model.config.class_input_ids == OPENAI_CLASS_INPUT_IDS
+    for fields in ({"template": "an image of a {}"}, {"class_names": ["original", "generated"]}):
+        with pytest.raises(ValueError, match="no tokenizer to read `template` and `class_names` with"):
+            MiraGeForImageDetection.from_clip(tmp_path, **fields)
 
 
 # --------------------------------------------------------------------------------------------- compilation and export
@@ -332,11 +375,6 @@ def test_lora_reloads(trained_lora, clip_dir, pixel_values, tmp_path):
     assert torch.equal(logits_of(reloaded, pixel_values), logits_of(model, pixel_values))
 
 
-def saved_encoder_weights(folder) -> int:
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        return sum(name.startswith("clip.") for name in file.keys())
-
-
 def test_merged_lora_is_saved_with_its_encoders(trained_lora, clip_dir, pixel_values, tmp_path):
     """An adapter-sized file would drop what LoRA learned, since it fetches the encoders from the base."""
     untouched = MiraGeForImageDetection.from_clip(clip_dir, class_input_ids=CLASS_INPUT_IDS)
@@ -451,7 +489,5 @@ def test_baking_a_half_precision_model_keeps_its_logits(dtype, pixel_values):
 def test_baking_and_casting_in_either_order(dtype, pixel_values):
     expected = logits_of(make_model(), pixel_values)
     for model in (make_model().to(dtype).bake(), make_model().bake().to(dtype)):
-        assert {tensor.dtype for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()} == {
-            dtype
-        }
+        assert floating_dtypes(model) == {dtype}
         torch.testing.assert_close(logits_of(model, pixel_values), expected, atol=HALF_TOLERANCE[dtype], rtol=0)
