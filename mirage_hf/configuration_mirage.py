@@ -13,6 +13,7 @@ OPENAI_CLASS_INPUT_IDS = [
     [49406, 320, 1125, 539, 320, 5777, 49407],
 ]
 
+OPENAI_VOCAB_SIZE = 49408
 CHOICES = {
     "prompt_position": ("inserted", "context"),
     "prompt_modality": ("multimodal", "text", "vision"),
