@@ -45,8 +45,8 @@ def recognise(folders: Mapping[str, Sequence[str]], root_name: str = "") -> tupl
     """
     Find the one layout that explains a tree.
 
-    Layouts with a signature come before general ones, unless they disagree about a label. Two layouts that read the
-    same folders in the same way are not in conflict: the first gives its name.
+    Layouts with a signature come before general ones. Two layouts that read the same folders in the same way are not
+    in conflict: the first gives its name.
 
     Args:
         folders (`Mapping[str, Sequence[str]]`):
@@ -75,9 +75,7 @@ def recognise(folders: Mapping[str, Sequence[str]], root_name: str = "") -> tupl
         differing = sorted(
             folder
             for folder, (placement, _) in others_matched.items()
-            if folder not in matched
-            or matched[folder][0].label != placement.label
-            or (same_rank and matched[folder][0] != placement)
+            if folder not in matched or (same_rank and matched[folder][0] != placement)
         )
         if differing:
             raise ValueError(

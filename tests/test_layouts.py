@@ -272,6 +272,11 @@ class TestUniversalFakeDetect:
         assert {row["label"] for row in rows} == {0}
         assert counts(tmp_path, split="test", generators=["DALLE"]) == {"dalle": (2, 4)}
 
+    def test_fakes_beside_shared_reals_are_not_shared(self, tmp_path):
+        expected = self.write(tmp_path)
+        write_tree(tmp_path, ["diffusion_datasets/laion/1_fake/x.png"])
+        assert counts(tmp_path, split="test") == {**expected, "laion": (0, 1)}
+
     @pytest.mark.parametrize("place", ["test/diffusion_datasets", "diffusion_datasets"])
     def test_wherever_the_diffusion_sets_lie(self, tmp_path, place):
         expected = self.write(tmp_path, place)
