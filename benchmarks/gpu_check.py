@@ -272,10 +272,12 @@ def attention_agreement(clip_dir: Path, device: str, count: int) -> list[dict]:
 
 
 @torch.inference_mode()
-def inference(clip_dir: Path, device: str, batch_size: int, steps: int) -> list[dict]:
+def inference(
+    clip_dir: Path, device: str, batch_size: int, steps: int, precisions: tuple[str, ...] = PRECISIONS
+) -> list[dict]:
     """Images per second at `batch_size` and the latency of one image, the model as trained and baked."""
     rows = []
-    for precision in PRECISIONS:
+    for precision in precisions:
         model = load_detector(clip_dir, device, DTYPES[precision])
         size = model.config.clip_config.vision_config.image_size
         images = make_images(min(batch_size, 16), size).to(device, DTYPES[precision])
