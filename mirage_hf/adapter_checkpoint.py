@@ -47,9 +47,20 @@ def matches_sample(clip: CLIPModel, sample: dict[str, torch.Tensor]) -> bool:
 
 
 def is_adapter(weights_file: str | Path) -> bool:
-    """Whether a safetensors file lacks the encoders, told from its header alone."""
+    """
+    Whether a safetensors file of a detector lacks the encoders, told from its header alone.
+
+    Raises:
+        `ValueError`: If the file holds no detector.
+    """
     with safe_open(weights_file, framework="pt") as file:
-        return not any(name.startswith("clip.") for name in file.keys())
+        names = list(file.keys())
+    if not any(name.startswith(("prompt_learner.", "baked_")) for name in names):
+        raise ValueError(
+            f"{weights_file} holds no prompts, so it is no MiraGe checkpoint. To build a fresh detector on a CLIP "
+            "checkpoint, use `MiraGeForImageDetection.from_clip`."
+        )
+    return not any(name.startswith("clip.") for name in names)
 
 
 def merge_adapter(
@@ -62,7 +73,7 @@ def merge_adapter(
         weights_file (`str` or `Path`):
             The adapter's `model.safetensors`.
         config ([`MiraGeConfig`]):
-            Names the base model. A relative path is looked for beside the adapter first.
+            Names the base model. A relative path is looked for from the adapter's folder first, and made absolute.
         hub_kwargs:
             `token`, `cache_dir`, `local_files_only`, … for fetching the base model.
 
@@ -80,14 +91,12 @@ def merge_adapter(
             "pass base_model_name_or_path=<CLIP checkpoint> to `from_pretrained`."
         )
     beside = Path(weights_file).parent / name
+    revision = config.base_model_revision
+    if beside.is_dir():
+        name, revision = str(beside.resolve()), None
+        config.base_model_name_or_path = name  # which holds wherever the model is saved next
     try:
-        clip = CLIPModel.from_pretrained(
-            beside if beside.is_dir() else name,
-            revision=None if beside.is_dir() else config.base_model_revision,
-            dtype="auto",
-            use_safetensors=True,
-            **hub_kwargs,
-        )
+        clip = CLIPModel.from_pretrained(name, revision=revision, dtype="auto", use_safetensors=True, **hub_kwargs)
     except OSError as error:
         raise OSError(
             f"The base model {name!r} of this adapter could not be loaded: {error} "

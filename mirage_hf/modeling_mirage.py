@@ -56,10 +56,9 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
 
     def __init__(self, config: MiraGeConfig):
         super().__init__(config)
-        clip_config = config.clip_config
-        for part in (clip_config, clip_config.text_config, clip_config.vision_config):
-            part.dtype = config.dtype  # CLIP builds each encoder in the type that its own configuration names
-        self.clip = CLIPModel(clip_config)
+        for part in (config.clip_config.text_config, config.clip_config.vision_config):
+            part.dtype = torch.get_default_dtype()  # CLIP builds an encoder in the type its own configuration names
+        self.clip = CLIPModel(config.clip_config)
         self.prompt_learner: PromptLearner | None = None
         if config.baked:
             self.clip.text_model, self.clip.text_projection = None, None

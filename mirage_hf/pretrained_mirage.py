@@ -1,6 +1,9 @@
 """Making, loading and saving a detector: fresh on a CLIP checkpoint, adapter-sized or full."""
 
+import logging
 import os
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import CLIPModel
@@ -11,6 +14,8 @@ from .adapter_checkpoint import fingerprint, is_adapter, matches_sample, merge_a
 from .class_prompts import load_tokenizer, tokenize_class_prompts
 from .configuration_mirage import MiraGeConfig
 from .prompt_learner import PromptLearner
+
+logger = logging.getLogger(__name__)
 
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 
@@ -81,7 +86,7 @@ class MiraGePreTrainedModel(PreTrainedModel):
                 config_kwargs["class_input_ids"] = tokenize_class_prompts(tokenizer, template, class_names)
         config = cls.config_class(
             clip_config=clip.config,
-            base_model_name_or_path=name,
+            base_model_name_or_path=os.path.abspath(name) if os.path.isdir(name) else name,
             base_model_revision=revision,
             base_model_fingerprint=fingerprint(sample),
             **config_kwargs,
@@ -105,28 +110,32 @@ class MiraGePreTrainedModel(PreTrainedModel):
         """
         kwargs.setdefault("use_safetensors", True)
         with_info = kwargs.pop("output_loading_info", False)
+        where = {key: kwargs[key] for key in (*HUB_KWARGS, "revision", "subfolder") if key in kwargs}
         weights_file = None
         if pretrained_model_name_or_path is not None:
-            where = {key: kwargs[key] for key in (*HUB_KWARGS, "revision", "subfolder") if key in kwargs}
+            variant = kwargs.get("variant")
+            weights_name = SAFE_WEIGHTS_NAME if variant is None else f"model.{variant}.safetensors"
             weights_file = cached_file(
-                pretrained_model_name_or_path, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **where
+                pretrained_model_name_or_path, weights_name, _raise_exceptions_for_missing_entries=False, **where
             )
-        if weights_file is not None and is_adapter(weights_file):
-            if config is None:
-                config, kwargs = cls.config_class.from_pretrained(
-                    pretrained_model_name_or_path, return_unused_kwargs=True, **where, **kwargs
-                )
-            hub_kwargs = {key: where[key] for key in HUB_KWARGS if key in where}
-            state_dict, sample = merge_adapter(weights_file, config, **hub_kwargs)
-            for key in (*where, "use_safetensors", "variant", "trust_remote_code"):
-                kwargs.pop(key, None)
-            model, info = cls._from_state_dict(config, state_dict, sample, with_info=True, **kwargs)
-            model.config.name_or_path = str(pretrained_model_name_or_path)
-        else:
+        if weights_file is None or not is_adapter(weights_file):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *model_args, config=config, output_loading_info=True, **kwargs
             )
-            model._finish_loading(info["missing_keys"])
+            model._finish_loading(info)
+            return (model, info) if with_info else model
+        for key in (*where, "use_safetensors", "variant", "trust_remote_code"):
+            kwargs.pop(key, None)
+        if config is None or isinstance(config, (str, os.PathLike)):
+            # The configuration would swallow the dtype, "auto" included, which is the loader's to resolve.
+            dtype: dict[str, Any] = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
+            source = pretrained_model_name_or_path if config is None else config
+            config, kwargs = cls.config_class.from_pretrained(source, return_unused_kwargs=True, **where, **kwargs)
+            kwargs |= dtype
+        hub_kwargs = {key: where[key] for key in HUB_KWARGS if key in where}
+        state_dict, sample = merge_adapter(weights_file, config, **hub_kwargs)
+        model, info = cls._from_state_dict(config, state_dict, sample, with_info=True, **kwargs)
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         return (model, info) if with_info else model
 
     @classmethod
@@ -136,14 +145,15 @@ class MiraGePreTrainedModel(PreTrainedModel):
             None, config=config, state_dict=state_dict, output_loading_info=True, **kwargs
         )
         model._base_sample = {key: value for key, value in sample.items() if f"clip.{key}" in state_dict}
-        model._finish_loading(info["missing_keys"])
+        model._finish_loading(info)
         return (model, info) if with_info else model
 
-    def _finish_loading(self, missing_keys) -> None:
-        if missing_keys:
+    def _finish_loading(self, info: dict) -> None:
+        random = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+        if random:
             raise ValueError(
-                f"The checkpoint lacks {len(missing_keys)} weights, {sorted(missing_keys)[0]} among them, which would "
-                "be random. It is incomplete or was saved with another configuration."
+                f"The checkpoint lacks {len(random)} weights, {random[0]} among them, which would be random. It is "
+                "incomplete or was saved with another configuration."
             )
         self.clip.requires_grad_(False)  # loading makes every parameter trainable
 
@@ -158,6 +168,27 @@ class MiraGePreTrainedModel(PreTrainedModel):
             state_dict = self.state_dict() if state_dict is None else state_dict
             state_dict = {key: value for key, value in state_dict.items() if not key.startswith("clip.")}
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+
+    def push_to_hub(self, *args, **kwargs):
+        """
+        Uploads the model; see `PreTrainedModel.push_to_hub`. On a base model that is a folder here, and could not be
+        found from there, the full model goes up.
+        """
+        with self.portable():
+            return super().push_to_hub(*args, **kwargs)
+
+    @contextmanager
+    def portable(self):
+        """Within it, `save_pretrained` writes checkpoints that load on other machines."""
+        before = self.config.save_base_model
+        base = self.config.base_model_name_or_path
+        if base is not None and os.path.isdir(base) and not before:
+            logger.warning("The base model %s is a folder of this machine, so the encoders are saved as well.", base)
+            self.config.save_base_model = True
+        try:
+            yield
+        finally:
+            self.config.save_base_model = before
 
 
 __all__ = ["MiraGePreTrainedModel"]

@@ -3,6 +3,7 @@
 Only the methods that the method needs are overridden; loops, mixed precision, processes and checkpoints are stock.
 """
 
+import json
 import math
 import os
 
@@ -136,8 +137,15 @@ class MiraGeTrainer(Trainer):
         if self.args.should_save:  # the arguments as JSON in place of a pickle, which would travel to the Hub
             output_dir = self.args.output_dir if output_dir is None else output_dir
             os.remove(os.path.join(output_dir, "training_args.bin"))
+            arguments = self.args.to_dict()
+            del arguments["output_dir"]  # a path of this machine
             with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
-                file.write(self.args.to_json_string() + "\n")
+                json.dump(arguments, file, indent=2)
+
+    def push_to_hub(self, *args, **kwargs):
+        """As in `Trainer`; on a base model that is a folder of this machine, the full model goes up."""
+        with self.accelerator.unwrap_model(self.model).portable():
+            return super().push_to_hub(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

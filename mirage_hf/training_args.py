@@ -64,6 +64,8 @@ class MiraGeTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Batch size of each device in evaluation."})
     save_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to save checkpoints."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    # Pushed while training, a checkpoint would take pickles along, the arguments with the Hub token among them.
+    hub_strategy: str = field(default="end", metadata={"help": "When to push to the Hub.", "choices": ["end"]})
     # A PEFT wrapper's signature does not tell the Trainer.
     label_names: list[str] | None = field(
         default_factory=lambda: ["labels"], metadata={"help": "Keys of the inputs that are labels."}
@@ -80,6 +82,10 @@ class MiraGeTrainingArguments(TrainingArguments):
             self.optim_args = None  # the default belongs to the default optimizer
         super().__post_init__()
         check_contrastive_options(self.temperature, self.text_anchors, self.discriminative_reduction)
+        if not self.learning_rate > 0:
+            raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
+        if self.hub_strategy != "end":
+            raise ValueError('`hub_strategy` must be "end": what is pushed while training holds pickled arguments.')
         for name in ("discriminative_weight", "memory_size", "warmup_epochs", "warmup_learning_rate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")

@@ -156,6 +156,8 @@ def test_schedule_is_one_constant_epoch_and_a_cosine(tmp_path):
         ("discriminative_reduction", "x"),
         ("warmup_epochs", 10.0),
         ("warmup_learning_rate", -1.0),
+        ("learning_rate", 0.0),
+        ("hub_strategy", "every_save"),
     ],
 )
 def test_argument_errors_name_the_field(field, value):

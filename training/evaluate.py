@@ -5,7 +5,6 @@
 Prints the table as Markdown and writes it with the same content as JSON and every image's score as CSV.
 """
 
-import logging
 import sys
 from pathlib import Path
 
@@ -14,11 +13,12 @@ sys.path.remove(str(Path(__file__).resolve().parent))
 
 from transformers import HfArgumentParser
 
+from mirage_hf.console import setup_console
 from mirage_hf.evaluation_run import EvaluationArguments, run_evaluation
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    setup_console()
     (arguments,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses()
     try:
         print(run_evaluation(arguments).to_markdown(), end="")

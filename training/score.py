@@ -16,6 +16,7 @@ sys.path.remove(str(Path(__file__).resolve().parent))
 from transformers import pipeline
 
 import mirage_hf  # noqa: F401  (registers the model with transformers)
+from mirage_hf.console import setup_console
 from mirage_hf.reading import UnreadableImage, load_rgb
 
 
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("model", help="MiraGe checkpoint: folder or Hub id")
     parser.add_argument("images", nargs="+", help="image files")
     arguments = parser.parse_args()
+    setup_console()
     try:
         classifier = pipeline("image-classification", model=arguments.model)
     except (OSError, ValueError) as error:

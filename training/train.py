@@ -8,18 +8,18 @@ A recipe is a YAML file of arguments; flags behind it override it, and `--help` 
 on with `--resume_from_checkpoint last`.
 """
 
-import logging
 import sys
 from pathlib import Path
 
 # This folder must not come first on the path: its evaluate.py would hide the library of that name.
 sys.path.remove(str(Path(__file__).resolve().parent))
 
+from mirage_hf.console import setup_console
 from mirage_hf.run_args import parse_run_args
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    setup_console()
     try:
         arguments = parse_run_args()
         from mirage_hf.training_run import run_training

@@ -1,0 +1,150 @@
+"""From a folder of images to a scored file: the run in process, then the three scripts as a user calls them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_clip_config
+from PIL import Image
+from test_pretrained_mirage import make_tokenizer
+from transformers import AutoModel, CLIPModel, pipeline
+
+import mirage_hf
+from mirage_hf.run_args import parse_run_args
+from mirage_hf.training_run import last_checkpoint, run_training
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A tiny CLIP with its tokenizer."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("base")
+    CLIPModel(make_clip_config()).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """GenImage's layout with two generators: smooth reals, fakes with a grid; one file is damaged."""
+    root = tmp_path_factory.mktemp("GenImage")
+    generator = np.random.default_rng(0)
+    for name, split, count in (("alpha", "train", 12), ("alpha", "val", 4), ("beta", "val", 4)):
+        for folder in ("ai", "nature"):
+            (root / name / split / folder).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(60, 120, (48, 40, 3))
+                pixels[::4] += 90 * (folder == "ai")
+                file = f"{i}.PNG" if folder == "ai" else f"{i}.JPEG"
+                Image.fromarray(pixels.astype(np.uint8)).save(root / name / split / folder / file)
+    (root / "beta" / "val" / "ai" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    return root
+
+
+def arguments(base, images, output_dir, *more):
+    options = (
+        "--eval_split validation --use_cpu --per_device_train_batch_size 8 --num_train_epochs 2 --warmup_epochs 0.5"
+    )
+    flags = ["--model_name_or_path", base, "--data", images, "--output_dir", output_dir]
+    return [
+        str(value) for value in (*flags, *options.split(), "--learning_rate", 0.05, "--disable_tqdm", "true", *more)
+    ]
+
+
+def test_a_run_leaves_a_checkpoint_that_pipelines_load(base, images, tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        metrics = run_training(*parse_run_args(arguments(base, images, tmp_path, "--eval_strategy", "epoch")))
+    assert "alpha" in caplog.text and "layout genimage" in caplog.text  # what was understood is said first
+    assert 0 <= metrics["eval_accuracy"] <= 1 and metrics["eval_n_fake"] == 8
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "trainer_state.json"} <= written
+    assert not [name for name in written if name.endswith((".bin", ".pt", ".pth"))]
+    file = images / "beta" / "val" / "ai" / "0.PNG"
+    scores = pipeline("image-classification", model=str(tmp_path))(str(file))
+    assert {score["label"] for score in scores} == {"real", "fake"}
+    assert sum(score["score"] for score in scores) == pytest.approx(1.0)
+
+
+def test_going_on_with_a_checkpoint_keeps_its_prompts(base, images, tmp_path):
+    run_training(*parse_run_args(arguments(base, images, tmp_path / "first", "--num_prompt_tokens", 3)))
+    first = AutoModel.from_pretrained(tmp_path / "first")
+    assert first.config.num_prompt_tokens == 3
+    with pytest.raises(ValueError, match="leave out mapping"):
+        run_training(*parse_run_args(arguments(tmp_path / "first", images, tmp_path / "b", "--mapping", "mlp")))
+    run_training(
+        *parse_run_args(
+            arguments(tmp_path / "first", images, tmp_path / "second", "--max_steps", 1, "--learning_rate", 1e-12)
+        )
+    )
+    second = AutoModel.from_pretrained(tmp_path / "second")
+    torch.testing.assert_close(second.prompt_learner.text_prompts, first.prompt_learner.text_prompts)
+
+
+def test_lora_ends_in_one_checkpoint_without_peft(base, images, tmp_path, pixel_values):
+    run_training(*parse_run_args(arguments(base, images, tmp_path, "--lora_rank", 2)))
+    assert not (tmp_path / "adapter_config.json").exists()
+    model, clip = AutoModel.from_pretrained(tmp_path), CLIPModel.from_pretrained(base)
+    moved = [n for n, p in clip.named_parameters() if not torch.equal(p, model.clip.get_parameter(n))]
+    assert moved and all("q_proj.weight" in name or "v_proj.weight" in name for name in moved)
+    assert model(pixel_values).logits.isfinite().all()
+
+
+def test_evaluation_needs_a_split(base, images, tmp_path):
+    flags = [flag for flag in arguments(base, images, tmp_path) if flag not in ("--eval_split", "validation")]
+    with pytest.raises(ValueError, match="`eval_split`"):
+        run_training(*parse_run_args([*flags, "--eval_strategy", "epoch"]))
+
+
+def test_last_complete_checkpoint(tmp_path):
+    assert last_checkpoint(str(tmp_path)) is None
+    for step, state in ((5, "{}"), (10, "{}"), (20, None), (30, '{"cut')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+
+
+def run_script(name, *flags, expect=0):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "training" / name), *map(str, flags)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == expect, result.stderr[-3000:]
+    return result
+
+
+def test_scripts(base, images, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model_name_or_path: {base}\nnum_train_epochs: 1\nwarmup_epochs: 0\nuse_cpu: true\n")
+    out, table = tmp_path / "out", tmp_path / "table"
+    run_script("train.py", recipe, "--data", images, "--output_dir", out, "--save_strategy", "epoch")
+    resumed = run_script("train.py", recipe, "--data", images, "--output_dir", out, "--resume_from_checkpoint", "last")
+    assert "Training on" in resumed.stderr
+    result = run_script("evaluate.py", "--model", out, "--data", images, "--output_dir", table)
+    facts = json.loads((table / "evaluation.json").read_text())
+    assert result.stdout == (table / "evaluation.md").read_text()
+    assert list(facts["generators"]) == ["alpha", "beta"] and facts["layout"] == "genimage"
+    assert facts["generators"]["beta"]["n_fake"] == 4  # the damaged file is left out ...
+    assert "broken.png" in facts["skipped"][0]["path"]  # ... and listed
+    assert facts["versions"]["mirage_hf"] == mirage_hf.__version__
+    rows = (table / "scores.csv").read_text().splitlines()
+    assert rows[0] == "path,generator,label,p_fake" and len(rows) == 17
+    good, bad = images / "beta" / "val" / "ai" / "1.PNG", images / "beta" / "val" / "ai" / "broken.png"
+    result = run_script("score.py", out, good, bad, expect=3)
+    first, second = result.stdout.splitlines()
+    path, score, _ = first.split("\t")
+    expected = next(row for row in rows if row.startswith(str(good))).split(",")[3]
+    assert path == str(good) and float(score) == pytest.approx(float(expected), abs=1e-4)
+    assert "unreadable" in second
+
+
+def test_scripts_end_with_one_line_on_bad_input(base, images, tmp_path):
+    result = run_script("train.py", "--model_name_or_path", base, "--data", tmp_path / "no", "--use_cpu", expect=1)
+    assert result.stderr.startswith("train.py: ") and result.stderr.count("\n") == 1
