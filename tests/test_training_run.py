@@ -112,9 +112,9 @@ def test_last_complete_checkpoint(tmp_path):
     assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
 
 
-def run_script(name, *flags, expect=0):
+def run_script(name, *flags, expect=0, launcher=()):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "training" / name), *map(str, flags)]
+    command = [sys.executable, *launcher, str(ROOT / "training" / name), *map(str, flags)]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == expect, result.stderr[-3000:]
     return result
@@ -122,9 +122,13 @@ def run_script(name, *flags, expect=0):
 
 def test_scripts(base, images, tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"model_name_or_path: {base}\nnum_train_epochs: 1\nwarmup_epochs: 0\nuse_cpu: true\n")
+    options = "num_train_epochs: 1\nwarmup_epochs: 0\nuse_cpu: true\nper_device_train_batch_size: 8\n"
+    recipe.write_text(f"model_name_or_path: {base}\n{options}")
     out, table = tmp_path / "out", tmp_path / "table"
-    run_script("train.py", recipe, "--data", images, "--output_dir", out, "--save_strategy", "epoch")
+    accelerate = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "training/accelerate/cpu.yaml")]
+    flags = ["--data", images, "--output_dir", out, "--save_strategy", "epoch"]
+    run_script("train.py", recipe, *flags, launcher=accelerate)
+    assert (out / "checkpoint-3" / "memory_bank.safetensors").exists()
     resumed = run_script("train.py", recipe, "--data", images, "--output_dir", out, "--resume_from_checkpoint", "last")
     assert "Training on" in resumed.stderr
     result = run_script("evaluate.py", "--model", out, "--data", images, "--output_dir", table)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 # This folder must not come first on the path: its evaluate.py would hide the library of that name.
-sys.path.remove(str(Path(__file__).resolve().parent))
+sys.path = [path for path in sys.path if path != str(Path(__file__).resolve().parent)]
 
 from transformers import HfArgumentParser
 
