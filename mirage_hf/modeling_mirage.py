@@ -90,10 +90,9 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
 
     def _prompts(self) -> tuple[list[torch.Tensor] | None, list[torch.Tensor] | None]:
         """The prompts as the encoders' first layers expect them: positioned (text), normalised (vision)."""
-        if not torch.compiler.is_compiling():
-            check_prompt_injectors(self.clip.vision_model.encoder, "vision")
-            if not self.config.baked:
-                check_prompt_injectors(self.clip.text_model.encoder, "text")
+        check_prompt_injectors(self.clip.vision_model.encoder, "vision")
+        if not self.config.baked:
+            check_prompt_injectors(self.clip.text_model.encoder, "text")
         if self.prompt_learner is None:
             text, vision = None, None if self.baked_vision_prompts is None else list(self.baked_vision_prompts)
         else:
@@ -118,12 +117,14 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
         embeds = self.clip.visual_projection(outputs.pooler_output)  # (B, D)
         return F.normalize(embeds.float(), dim=-1)
 
-    def _encode_texts(self, prompts: list[torch.Tensor] | None) -> torch.Tensor:
-        if self.config.baked:
-            return F.normalize(self.baked_text_embeds.float(), dim=-1)
+    def _project_texts(self, prompts: list[torch.Tensor] | None) -> torch.Tensor:
+        if self.prompt_learner is None:
+            return self.baked_text_embeds
         outputs = self.clip.text_model(input_ids=self.class_input_ids, **{PROMPTS_KWARG: prompts})
-        embeds = self.clip.text_projection(outputs.pooler_output)  # (2, D)
-        return F.normalize(embeds.float(), dim=-1)
+        return self.clip.text_projection(outputs.pooler_output)  # (2, D)
+
+    def _encode_texts(self, prompts: list[torch.Tensor] | None) -> torch.Tensor:
+        return F.normalize(self._project_texts(prompts).float(), dim=-1)
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
@@ -233,9 +234,9 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
         """
         if self.prompt_learner is None:
             return self
-        text_embeds = self.get_text_features()
+        text_embeds = self._project_texts(self._prompts()[0])  # not normalised, which would round it in half precision
         vision_prompts = self.prompt_learner()[1]
-        self.register_buffer("baked_text_embeds", text_embeds.to(self.dtype))
+        self.register_buffer("baked_text_embeds", text_embeds)
         self.register_buffer("baked_vision_prompts", None if vision_prompts is None else torch.stack(vision_prompts))
         self.clip.text_model, self.clip.text_projection, self.prompt_learner = None, None, None
         del self.class_input_ids
