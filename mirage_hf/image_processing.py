@@ -83,6 +83,32 @@ def build_image_processor(
     )
 
 
+def derive_image_processor(
+    name: str, image_size: int, geometry: str | None = None, revision: str | None = None
+) -> PilBackend:
+    """
+    [`build_image_processor`] with the normalisation that a checkpoint's own processor states, or CLIP's if it has none.
+
+    Args:
+        name (`str`):
+            Folder or Hub id of a CLIP or MiraGe checkpoint.
+        image_size (`int`):
+            Height and width of the output in pixels.
+        geometry (`str`, *optional*):
+            Defaults to the checkpoint's: `"crop"` if it says not to resize.
+        revision (`str`, *optional*):
+            Git revision, where it is a Hub repository.
+    """
+    try:
+        stated, _ = PilBackend.get_image_processor_dict(name, revision=revision)
+    except OSError:
+        stated = {}
+    if geometry is None:
+        geometry = "resize" if stated.get("do_resize", True) else "crop"
+    normalisation = {key: stated[key] for key in ("image_mean", "image_std") if key in stated}
+    return build_image_processor(image_size, geometry, **normalisation)
+
+
 class EvalTransform:
     """
     Turns one PIL image into `pixel_values` of shape `(3, H, W)`, float32, through an image processor.

@@ -86,8 +86,9 @@ class DataArguments:
             Train on so many real and as many fake images (Table 6).
         eval_split (`str`, *optional*):
             Split that is evaluated when `eval_strategy` says so, and once after training.
-        geometry (`str`, *optional*, defaults to `"resize"`):
-            Test geometry, stored in the image processor: `"resize"` (CLIP's) or `"crop"` (native resolution).
+        geometry (`str`, *optional*):
+            Test geometry, stored in the image processor: `"resize"` (CLIP's) or `"crop"` (native resolution). Defaults
+            to what the checkpoint's own processor does.
         augmentation (`dict` or JSON `str`, *optional*):
             Fields of [`AugmentationConfig`].
         check_images (`str`, *optional*, defaults to `"header"`):
@@ -103,8 +104,8 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     max_per_class: int | None = field(default=None, metadata={"help": "Real, and fake, images to train on."})
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate during and after training."})
-    geometry: str = field(
-        default="resize", metadata={"help": "Test geometry of the processor.", "choices": list(PROCESSOR_GEOMETRIES)}
+    geometry: str | None = field(
+        default=None, metadata={"help": "Test geometry of the processor.", "choices": list(PROCESSOR_GEOMETRIES)}
     )
     augmentation: str | None = field(default=None, metadata={"help": "JSON: fields of AugmentationConfig."})
     check_images: str = field(

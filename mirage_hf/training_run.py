@@ -12,7 +12,7 @@ from transformers import AutoConfig, EvalPrediction, set_seed
 from .augmentations import TrainAugmentation
 from .data import load_detection_dataset
 from .image_dataset import DetectionImages, SetEpoch
-from .image_processing import EvalTransform, TrainTransform, build_image_processor
+from .image_processing import EvalTransform, TrainTransform, derive_image_processor
 from .metrics import DetectionMetric
 from .modeling_mirage import MiraGeForImageDetection
 from .run_args import DataArguments, ModelArguments
@@ -39,7 +39,9 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
     set_seed(args.seed)
     model = load_model(model_args)
     image_size = model.config.clip_config.vision_config.image_size
-    processor = build_image_processor(image_size, data_args.geometry)
+    processor = derive_image_processor(
+        model_args.model_name_or_path, image_size, data_args.geometry, model_args.model_revision
+    )
     options = data_args.loading_options()
     augmentation = TrainAugmentation(data_args.augmentation_config, image_size)
     with args.main_process_first(desc="reading the data set"):

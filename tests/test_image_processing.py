@@ -16,6 +16,7 @@ from mirage_hf.image_processing import (
     EvalTransform,
     TrainTransform,
     build_image_processor,
+    derive_image_processor,
     normalisation_table,
     normalise_to_tensor,
 )
@@ -179,3 +180,14 @@ def test_transforms_pickle():
 def test_a_bad_argument_is_named(field, value):
     with pytest.raises(ValueError, match=f"`{field}`"):
         build_image_processor(**{field: value})
+
+
+def test_a_checkpoints_own_normalisation_and_geometry_are_kept(tmp_path):
+    build_image_processor(64, "crop", (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)).save_pretrained(tmp_path)
+    processor = derive_image_processor(str(tmp_path), 32)
+    assert (processor.image_mean, processor.image_std) == ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])
+    assert not processor.do_resize and processor.crop_size["height"] == 32
+    assert derive_image_processor(str(tmp_path), 32, "resize").do_resize
+    (tmp_path / "none").mkdir()
+    stock = derive_image_processor(str(tmp_path / "none"), 32)
+    assert stock.to_dict() == build_image_processor(32).to_dict()
