@@ -87,7 +87,7 @@ def derive_image_processor(
     name: str, image_size: int, geometry: str | None = None, revision: str | None = None
 ) -> PilBackend:
     """
-    [`build_image_processor`] with the normalisation that a checkpoint's own processor states, or CLIP's if it has none.
+    [`build_image_processor`] with the normalisation that a checkpoint's own processor states; CLIP's if it has none.
 
     Args:
         name (`str`):
