@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gpu_check import adapter, environment, inference, load_detector, peak_rss_mib, save_random_clip, train
+from measuring import adapter, environment, inference, load_detector, peak_rss_mib, save_random_clip, train
 
 BATCH_SIZE, STEPS = 2, 2
 

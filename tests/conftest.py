@@ -5,11 +5,19 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported; a test with a stub Hub turns it off
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel
+from trees import write_tree
 
 from mirage_hf import MiraGeConfig, MiraGeForImageDetection
+from mirage_hf.image_processing import build_image_processor
+
+pytest.register_assert_rewrite("answers", "saved", "scores")  # helper modules with assertions
 
 START, END, VOCAB_SIZE = 97, 98, 99
 CLASS_INPUT_IDS = [[START, 1, 2, 3, 1, 4, END], [START, 1, 2, 3, 1, 5, END]]
@@ -73,3 +81,45 @@ def clip_dir(tmp_path_factory) -> str:
 def pixel_values() -> torch.Tensor:
     """Four random images, (4, 3, 32, 32)."""
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def models(clip_dir) -> dict[str, MiraGeForImageDetection]:
+    """A detector of its own, and one on a CLIP checkpoint that adapter-sized saving refers to."""
+    adapter = MiraGeForImageDetection.from_clip(clip_dir, class_input_ids=CLASS_INPUT_IDS)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in adapter.prompt_learner.parameters():
+        parameter.data.normal_(std=0.3, generator=generator)
+    return {"full": make_model(), "adapter": adapter.eval()}
+
+
+@pytest.fixture(scope="module")
+def folders(models, tmp_path_factory) -> dict[str, str]:
+    """Both `models` saved, each with its image processor."""
+    folders = {}
+    for kind, model in models.items():
+        folders[kind] = str(tmp_path_factory.mktemp(kind))
+        model.save_pretrained(folders[kind])
+        build_image_processor(image_size=32).save_pretrained(folders[kind])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    """Images of several sizes and modes."""
+    random = np.random.default_rng(2)
+    sizes = [(40, 50), (64, 32), (32, 32), (33, 90), (50, 40), (100, 100), (31, 47), (60, 60), (45, 45)]
+    images = [Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+    return [*images[:-1], images[-1].convert("L")]
+
+
+@pytest.fixture
+def pair(tmp_path) -> Path:
+    """Two generators with 6 real and 6 fake images each."""
+    return write_tree(tmp_path / "pair", [f"{g}/{c}/{{0..5}}.png" for g in ("a", "b") for c in ("real", "fake")])
+
+
+@pytest.fixture
+def cache_of_its_own(tmp_path, monkeypatch):
+    """`load_dataset` writes to a cache; the one of the person who runs the tests stays as it is."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets-cache")

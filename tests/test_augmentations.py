@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pictures import OFF, random_image
 from PIL import Image, ImageEnhance, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,15 +18,6 @@ from mirage_hf.augmentations import (
 )
 
 SIZE = 64
-OFF = AugmentationConfig(
-    crop_probability=0.0,
-    rotation_probability=0.0,
-    brightness_contrast_probability=0.0,
-    grayscale_probability=0.0,
-    blur_probability=0.0,
-    noise_probability=0.0,
-    jpeg_probability=0.0,
-)
 ALL = AugmentationConfig(
     rotation_probability=1.0,
     brightness_contrast_probability=1.0,
@@ -34,13 +26,6 @@ ALL = AugmentationConfig(
     noise_probability=1.0,
     jpeg_probability=1.0,
 )
-
-
-def random_image(width=SIZE, height=SIZE, mode="RGB", seed=0):
-    channels = len(Image.new(mode, (1, 1)).getbands())
-    shape = (height, width, channels) if channels > 1 else (height, width)
-    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    return Image.frombytes(mode, (width, height), pixels.tobytes())
 
 
 def same(a, b):

@@ -25,6 +25,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 def run_script(monkeypatch, folder, *arguments):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as `python benchmarks/gpu_check.py` does
     monkeypatch.setattr("sys.argv", [str(SCRIPT), "--out", str(folder), *arguments])
     runpy.run_path(str(SCRIPT), run_name="__main__")
 

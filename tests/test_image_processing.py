@@ -1,17 +1,17 @@
-import io
 import json
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from pictures import OFF, random_image
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPConfig, CLIPForImageClassification, CLIPImageProcessorPil, pipeline
 from transformers.image_processing_backends import PilBackend
 from transformers.models import clip
 from transformers.models.auto import image_processing_auto
 
-from mirage_hf.augmentations import AugmentationConfig, TrainAugmentation, resize_and_center_crop
+from mirage_hf.augmentations import TrainAugmentation, resize_and_center_crop
 from mirage_hf.image_processing import (
     EvalTransform,
     TrainTransform,
@@ -21,28 +21,7 @@ from mirage_hf.image_processing import (
     normalise_to_tensor,
 )
 
-IDENTITY = AugmentationConfig(
-    crop_probability=0.0,
-    rotation_probability=0.0,
-    brightness_contrast_probability=0.0,
-    grayscale_probability=0.0,
-    blur_probability=0.0,
-    noise_probability=0.0,
-    jpeg_probability=0.0,
-)
 SIZES = [(500, 375), (224, 224), (225, 223), (97, 301), (10, 12), (1, 1)]
-
-
-def random_image(width, height, mode="RGB"):
-    channels = len(Image.new(mode, (1, 1)).getbands())
-    pixels = np.random.default_rng(width + height).integers(0, 256, (height, width, channels), dtype=np.uint8)
-    return Image.frombytes(mode, (width, height), pixels.tobytes())
-
-
-def encoded(image, kind="PNG"):
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "RGBA"])
@@ -133,7 +112,7 @@ def test_default_geometry_enlarges_a_small_image():
 def test_training_path_equals_stock_on_the_same_pixels(size):
     """With every augmentation off, training and evaluation see the same tensor."""
     image = random_image(*size)
-    train = TrainTransform(build_image_processor(), TrainAugmentation(IDENTITY, 224))(image)
+    train = TrainTransform(build_image_processor(), TrainAugmentation(OFF, 224))(image)
     stock = CLIPImageProcessorPil()(image, return_tensors="pt")["pixel_values"][0]
     assert train.shape == (3, 224, 224) and train.dtype == torch.float32
     assert (train - stock).abs().max() <= 1e-6
@@ -151,7 +130,7 @@ def test_normalisation_covers_every_level_exactly():
 
 
 def test_a_wrong_augmentation_size_is_an_error():
-    transform = TrainTransform(build_image_processor(32), TrainAugmentation(IDENTITY, 48))
+    transform = TrainTransform(build_image_processor(32), TrainAugmentation(OFF, 48))
     with pytest.raises(ValueError, match="`crop_size` is \\(32, 32\\)"):
         transform(random_image(60, 60))
 
@@ -164,7 +143,7 @@ def test_any_callable_is_an_augmentation():
 def test_transforms_pickle():
     processor = build_image_processor(32)
     image = random_image(50, 40)
-    for transform in (EvalTransform(processor), TrainTransform(processor, TrainAugmentation(IDENTITY, 32))):
+    for transform in (EvalTransform(processor), TrainTransform(processor, TrainAugmentation(OFF, 32))):
         assert torch.equal(pickle.loads(pickle.dumps(transform))(image), transform(image))
 
 

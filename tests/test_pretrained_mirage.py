@@ -11,6 +11,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from mirage_hf import MiraGeForImageDetection
 from mirage_hf.adapter_checkpoint import matches_sample, sample_weights
+from mirage_hf.configuration_mirage import OPENAI_CLASS_INPUT_IDS
 
 WORDS = "a photo of an image real fake original generated".split()
 
@@ -77,6 +78,17 @@ def test_class_prompts_come_from_the_checkpoints_tokenizer(clip_dir, tmp_path):
 def test_without_a_tokenizer_a_vocabulary_of_its_own_is_refused(clip_dir):
     with pytest.raises(ValueError, match="pass `tokenizer` or `class_input_ids`"):
         MiraGeForImageDetection.from_clip(clip_dir)
+
+
+def test_default_class_prompts_need_no_tokenizer(tmp_path):
+    config = make_clip_config(eos_token_id=2)
+    config.text_config.vocab_size = 49408
+    CLIPModel(config).save_pretrained(tmp_path)
+    model = MiraGeForImageDetection.from_clip(tmp_path)
+    assert model.config.class_input_ids == OPENAI_CLASS_INPUT_IDS
+    for fields in ({"template": "an image of a {}"}, {"class_names": ["original", "generated"]}):
+        with pytest.raises(ValueError, match="no tokenizer to read `template` and `class_names` with"):
+            MiraGeForImageDetection.from_clip(tmp_path, **fields)
 
 
 @pytest.mark.parametrize("eos_token_id", [2, 49407])
