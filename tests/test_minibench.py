@@ -108,3 +108,26 @@ def test_licence_and_attribution_of_every_photograph(rows):
 
 def test_carried_set_is_small():
     assert sum(path.stat().st_size for path in CARRIED.rglob("*") if path.is_file()) <= 8_000_000
+
+
+def test_tiny_clip_loads_and_reads_the_template():
+    transformers = pytest.importorskip("transformers")
+    folder = MINIBENCH / "tiny-clip"
+    assert (folder / "model.safetensors").stat().st_size <= 10_000_000
+    model = transformers.CLIPModel.from_pretrained(folder)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+    assert 2e6 < model.num_parameters() < 4e6
+    assert model.config.text_config.eos_token_id == tokenizer.eos_token_id == len(tokenizer) - 1
+    ids = tokenizer(["a photo of a real", "a photo of a fake"])["input_ids"]
+    assert [len(each) for each in ids] == [7, 7]  # start, five words of one token each, end
+    assert ids[0][:5] == ids[1][:5] and ids[0][5] != ids[1][5] and ids[0][6] == ids[1][6] == len(tokenizer) - 1
+
+
+def test_tiny_clip_takes_native_pixels():
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil.from_pretrained(MINIBENCH / "tiny-clip")
+    image = Image.effect_noise((128, 128), 60).convert("RGB")
+    pixels = processor(image, return_tensors="pt")["pixel_values"]  # (1, 3, 96, 96)
+    middle = processor(image.crop((16, 16, 112, 112)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 96, 96) and (pixels == middle).all()
