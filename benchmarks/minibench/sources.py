@@ -81,7 +81,7 @@ def fetch() -> None:
         if target.is_dir():
             continue
         logger.info("fetching %s %s", package, version)
-        DEBS.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         _run("apt-get", "-q", "download", f"{package}={version}", cwd=DEBS)
         archive = next(DEBS.glob(f"{package}_*.deb"))
         partial = target.with_name(f"{target.name}.partial")
@@ -110,10 +110,8 @@ def _fetch_wheel(requirement: str, target: Path, options: tuple[str, ...]) -> No
 def _run(*command: str, cwd: Path | None = None) -> None:
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if result.returncode:
-        raise RuntimeError(
-            f"{' '.join(command)} failed: {result.stderr.strip()[-500:]}\n"
-            "(Debian 12 package lists are needed: run `apt-get update` first.)"
-        )
+        hint = " (run `apt-get update` first, on Debian 12)" if command[0] == "apt-get" else ""
+        raise RuntimeError(f"{' '.join(command)} failed{hint}: {result.stderr.strip()[-500:]}")
 
 
 def read_photograph(photo: Photograph) -> bytes:
