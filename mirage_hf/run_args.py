@@ -84,6 +84,8 @@ class DataArguments:
             Split to train on.
         max_per_class (`int`, *optional*):
             Train on so many real and as many fake images (Table 6).
+        balance_classes (`bool`, *optional*, defaults to `False`):
+            Repeat images of the smaller class, each time augmented anew, until both are equally many.
         eval_split (`str`, *optional*):
             Split that is evaluated when `eval_strategy` says so, and once after training.
         geometry (`str`, *optional*):
@@ -103,6 +105,7 @@ class DataArguments:
     real_root: str | None = field(default=None, metadata={"help": "Folder of real images for sets of fakes only."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     max_per_class: int | None = field(default=None, metadata={"help": "Real, and fake, images to train on."})
+    balance_classes: bool = field(default=False, metadata={"help": "Repeat the smaller class up to the larger."})
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate during and after training."})
     geometry: str | None = field(
         default=None, metadata={"help": "Test geometry of the processor.", "choices": list(PROCESSOR_GEOMETRIES)}

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
         eval_rows = None
         if data_args.eval_split is not None:
             eval_rows = load_detection_dataset(data_args.data, split=data_args.eval_split, **options)
+    if data_args.balance_classes:
+        rows = rows.select(balanced_rows(rows["label"]))
     train_dataset = DetectionImages(rows, TrainTransform(processor, augmentation), seed=args.seed)
     eval_dataset = None if eval_rows is None else DetectionImages(eval_rows, EvalTransform(processor))
     trainer = MiraGeTrainer(
@@ -81,6 +85,13 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
     if args.push_to_hub:
         trainer.push_to_hub()
     return metrics
+
+
+def balanced_rows(labels: Sequence[int]) -> list[int]:
+    """Row numbers in order, those of the smaller class repeated by turns until both classes are equally many."""
+    by_class = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]
+    size = max(map(len, by_class))
+    return sorted(row for rows in by_class for row in islice(cycle(rows), size))
 
 
 def load_model(model_args: ModelArguments) -> MiraGeForImageDetection:

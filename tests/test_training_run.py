@@ -16,7 +16,7 @@ from transformers import AutoModel, CLIPModel, pipeline
 
 import mirage_hf
 from mirage_hf.run_args import parse_run_args
-from mirage_hf.training_run import last_checkpoint, run_training
+from mirage_hf.training_run import balanced_rows, last_checkpoint, run_training
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,6 +100,11 @@ def test_evaluation_needs_a_split(base, images, tmp_path):
     flags = [flag for flag in arguments(base, images, tmp_path) if flag not in ("--eval_split", "validation")]
     with pytest.raises(ValueError, match="`eval_split`"):
         run_training(*parse_run_args([*flags, "--eval_strategy", "epoch"]))
+
+
+def test_balanced_rows():
+    assert balanced_rows([0, 1, 0, 0, 1, 0, 0]) == [0, 1, 1, 1, 2, 3, 4, 4, 5, 6]
+    assert balanced_rows([1, 0]) == [0, 1]
 
 
 def test_last_complete_checkpoint(tmp_path):
