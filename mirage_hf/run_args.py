@@ -84,8 +84,11 @@ class DataArguments:
             Split to train on.
         max_per_class (`int`, *optional*):
             Train on so many real and as many fake images (Table 6).
+        generator_repeats (`dict` or JSON `str`, *optional*):
+            How often an epoch has the images of a generator, its real ones included: `{"photos": 3}`. Each time they
+            are augmented anew.
         balance_classes (`bool`, *optional*, defaults to `False`):
-            Repeat images of the smaller class, each time augmented anew, until both are equally many.
+            Repeat images of the smaller class, behind `generator_repeats`, until both are equally many.
         eval_split (`str`, *optional*):
             Split that is evaluated when `eval_strategy` says so, and once after training.
         geometry (`str`, *optional*):
@@ -105,6 +108,9 @@ class DataArguments:
     real_root: str | None = field(default=None, metadata={"help": "Folder of real images for sets of fakes only."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     max_per_class: int | None = field(default=None, metadata={"help": "Real, and fake, images to train on."})
+    generator_repeats: str | None = field(
+        default=None, metadata={"help": "JSON: generator to number of times an epoch has its images."}
+    )
     balance_classes: bool = field(default=False, metadata={"help": "Repeat the smaller class up to the larger."})
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate during and after training."})
     geometry: str | None = field(
@@ -116,16 +122,13 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        values: Any = self.augmentation or {}
-        if isinstance(values, str):
-            try:
-                values = json.loads(values)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"`augmentation` is not valid JSON: {error}") from error
         try:
-            self.augmentation_config = AugmentationConfig(**values)
+            self.augmentation_config = AugmentationConfig(**_mapping("augmentation", self.augmentation))
         except TypeError as error:
             raise ValueError(f"`augmentation` must hold fields of AugmentationConfig: {error}") from error
+        self.repeats = _mapping("generator_repeats", self.generator_repeats)
+        if not all(isinstance(count, int) and count >= 1 for count in self.repeats.values()):
+            raise ValueError(f"`generator_repeats` must hold numbers of at least 1, got {self.repeats}.")
 
     def loading_options(self) -> dict[str, Any]:
         """Arguments of [`load_detection_dataset`] that all splits share."""
@@ -133,6 +136,18 @@ class DataArguments:
             name: getattr(self, name) for name in ("layout", "generators", "fake_id", "label_column", "real_root")
         }
         return options | {"check_images": False if self.check_images == "none" else self.check_images}
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    """What a flag gives as JSON and a recipe as a mapping."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`{name}` is not valid JSON: {error}") from error
+    if not isinstance(value or {}, dict):
+        raise ValueError(f"`{name}` must be a mapping of names to values, got {value!r}.")
+    return value or {}
 
 
 def parse_run_args(

@@ -59,8 +59,8 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
         eval_rows = None
         if data_args.eval_split is not None:
             eval_rows = load_detection_dataset(data_args.data, split=data_args.eval_split, **options)
-    if data_args.balance_classes:
-        rows = rows.select(balanced_rows(rows["label"]))
+    if data_args.repeats or data_args.balance_classes:
+        rows = rows.select(epoch_rows(rows["label"], rows["generator"], data_args.repeats, data_args.balance_classes))
     train_dataset = DetectionImages(rows, TrainTransform(processor, augmentation), seed=args.seed)
     eval_dataset = None if eval_rows is None else DetectionImages(eval_rows, EvalTransform(processor))
     trainer = MiraGeTrainer(
@@ -87,11 +87,34 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
     return metrics
 
 
-def balanced_rows(labels: Sequence[int]) -> list[int]:
-    """Row numbers in order, those of the smaller class repeated by turns until both classes are equally many."""
-    by_class = [[row for row, label in enumerate(labels) if label == value] for value in (0, 1)]
-    size = max(map(len, by_class))
-    return sorted(row for rows in by_class for row in islice(cycle(rows), size))
+def epoch_rows(
+    labels: Sequence[int], generators: Sequence[str], repeats: dict[str, int], balance_classes: bool
+) -> list[int]:
+    """
+    Row numbers of one epoch, in order.
+
+    Args:
+        labels, generators (`Sequence`):
+            Columns of the data set.
+        repeats (`dict[str, int]`):
+            How often the rows of a generator appear; once if it is not named.
+        balance_classes (`bool`):
+            Whether rows of the smaller class are then repeated by turns until both are equally many.
+
+    Raises:
+        `ValueError`: If `repeats` names a generator that is not there.
+    """
+    unknown = sorted(set(repeats) - set(generators))
+    if unknown:
+        known = ", ".join(sorted(set(generators)))
+        raise ValueError(f"`generator_repeats` names {', '.join(unknown)}; the data set has {known}.")
+    by_class: list[list[int]] = [[], []]
+    for row, (label, generator) in enumerate(zip(labels, generators, strict=True)):
+        by_class[label] += [row] * repeats.get(generator, 1)
+    if balance_classes:
+        size = max(map(len, by_class))
+        by_class = [list(islice(cycle(rows), size)) for rows in by_class]
+    return sorted(by_class[0] + by_class[1])
 
 
 def load_model(model_args: ModelArguments) -> MiraGeForImageDetection:

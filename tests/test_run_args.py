@@ -42,6 +42,8 @@ def test_flags_override_a_recipe(tmp_path):
         ("model_name_or_path: x\ndata: y\naugmentation: {jpeg: 1}", "`augmentation`"),
         ("model_name_or_path: x\ndata: y\naugmentation: {jpeg_probability: 2}", "`jpeg_probability`"),
         ("model_name_or_path: x\ndata: y\nlora_rank: -1", "`lora_rank`"),
+        ("model_name_or_path: x\ndata: y\ngenerator_repeats: {a: 0}", "`generator_repeats`"),
+        ("model_name_or_path: x\ndata: y\ngenerator_repeats: [a]", "`generator_repeats` must be a mapping"),
         ("model_name_or_path: x\ndata: y\ntemperature: 0.0\nuse_cpu: true", "`temperature`"),
     ],
 )

@@ -16,7 +16,7 @@ from transformers import AutoModel, CLIPModel, pipeline
 
 import mirage_hf
 from mirage_hf.run_args import parse_run_args
-from mirage_hf.training_run import balanced_rows, last_checkpoint, run_training
+from mirage_hf.training_run import epoch_rows, last_checkpoint, run_training
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,9 +102,14 @@ def test_evaluation_needs_a_split(base, images, tmp_path):
         run_training(*parse_run_args([*flags, "--eval_strategy", "epoch"]))
 
 
-def test_balanced_rows():
-    assert balanced_rows([0, 1, 0, 0, 1, 0, 0]) == [0, 1, 1, 1, 2, 3, 4, 4, 5, 6]
-    assert balanced_rows([1, 0]) == [0, 1]
+def test_epoch_rows():
+    labels, names = [0, 1, 0, 0, 1, 0, 0], list("ababbaa")
+    assert epoch_rows(labels, names, {}, False) == list(range(7))
+    assert epoch_rows(labels, names, {}, True) == [0, 1, 1, 1, 2, 3, 4, 4, 5, 6]
+    assert epoch_rows(labels, names, {"b": 2}, False) == [0, 1, 1, 2, 3, 3, 4, 4, 5, 6]
+    assert epoch_rows(labels, names, {"b": 2}, True) == [0, 1, 1, 1, 1, 2, 3, 3, 4, 4, 5, 6]
+    with pytest.raises(ValueError, match="`generator_repeats` names c; the data set has a, b"):
+        epoch_rows(labels, names, {"c": 2}, False)
 
 
 def test_last_complete_checkpoint(tmp_path):
