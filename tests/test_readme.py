@@ -1,0 +1,55 @@
+"""What README and the stored results say agrees, with each other and with the code."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mirage_hf.evaluation import SCHEMA_VERSION, EvaluationReport
+
+ROOT = Path(__file__).parent.parent
+OFFLINE = ROOT / "benchmarks" / "results" / "offline"
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict:
+    return json.loads((OFFLINE / "evaluation.json").read_text(encoding="utf-8"))
+
+
+def test_readme_shows_the_stored_table(stored):
+    fields = ("threshold", "generators", "mean", "mean_over", "overall")
+    table = EvaluationReport(**{name: stored[name] for name in fields}).to_markdown()
+    assert table.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_stored_result_is_the_quickstarts(stored):
+    assert stored["schema_version"] == SCHEMA_VERSION
+    arguments = stored["arguments"]
+    assert (arguments["model"], arguments["split"], arguments["threshold"]) == ("outputs/offline", "test", 0.5)
+    assert arguments["data"] == "benchmarks/minibench/carried" and not stored["skipped"]
+    assert "evaluate.py --model outputs/offline --data $(CARRIED)" in (ROOT / "Makefile").read_text()
+    held_out = set(stored["mean_over"]) - {"realesrgan"}
+    assert len(held_out) >= 3
+    for metrics in stored["generators"].values():
+        assert metrics["n_real"] + metrics["n_fake"] > 0
+
+
+def test_stored_recipe_is_the_carried_one():
+    training = json.loads((OFFLINE / "training_args.json").read_text(encoding="utf-8"))
+    recipe = (ROOT / "training" / "recipes" / "offline.yaml").read_text(encoding="utf-8")
+    values = dict(line.split(": ", 1) for line in recipe.splitlines() if ": " in line and line[0] not in "# ")
+    for name in ("learning_rate", "num_train_epochs", "discriminative_weight", "memory_size", "seed"):
+        assert float(values[name]) == training[name], name
+
+
+def test_full_size_figures_keep_their_claims():
+    figures = json.loads((ROOT / "benchmarks" / "results" / "full_size_cpu.json").read_text(encoding="utf-8"))
+    assert figures["adapter"]["mib"] <= 40
+    assert all(run["prompts_moved"] and run["clip_unchanged"] for run in figures["training"])
+
+
+def test_files_that_readme_links_to_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [part.split(")")[0] for part in text.split("](")[1:]]
+    for link in links:
+        assert link.startswith(("http", "#")) or (ROOT / link).exists(), link
