@@ -32,8 +32,10 @@ class MiraGeTrainer(Trainer):
     the batch's intra-class variation and inter-class separation (Definitions 4.1, 4.2). In evaluation the loss is the
     cross-entropy alone, so that runs with different λ compare, and the bank is not touched.
 
-    With several processes the contrastive set is the global batch: embeddings are gathered with gradients and every
-    process keeps the same bank. With gradient accumulation it is the micro-batch; earlier ones are in the bank.
+    The contrastive set is the batch of one optimizer step, however it is cut. With several processes embeddings are
+    gathered with gradients, and every process keeps the same bank. With gradient accumulation the embeddings of the
+    other micro-batches are computed first, without gradients, as in GradCache (https://arxiv.org/abs/2101.06983): one
+    more forward pass for all but the first. `contrast_over_accumulation=False` takes each micro-batch by itself.
 
     Args:
         model ([`MiraGeForImageDetection`] or a PEFT model around it):
@@ -65,6 +67,9 @@ class MiraGeTrainer(Trainer):
             self.add_callback(ImageProgressCallback())
         size = args.memory_size if args.discriminative_weight > 0 else 0
         self.memory_bank = MemoryBank(size, model.config.clip_config.projection_dim, device=args.device)
+        self._micro_batches: list[dict] = []  # of the current optimizer step
+        self._embeddings: list[tuple[torch.Tensor, torch.Tensor]] = []  # of its micro-batches, detached
+        self._position = 0
         self._term_sums: dict[str, torch.Tensor] = {}
         self._term_counts: dict[str, torch.Tensor] = {}
 
@@ -77,6 +82,9 @@ class MiraGeTrainer(Trainer):
             image_embeds, labels = gather_embeddings(outputs.image_embeds, labels)  # (W·B, D), (W·B,)
             terms = {"cross_entropy": loss.detach()}
             if self.args.discriminative_weight > 0:
+                last = self._position + 1 >= len(self._micro_batches)
+                if len(self._micro_batches) > 1:
+                    image_embeds, labels = self._embeddings_of_the_step(model, image_embeds, labels)
                 discriminative_loss = supervised_contrastive_loss(
                     image_embeds,
                     labels,
@@ -89,10 +97,38 @@ class MiraGeTrainer(Trainer):
                     reduction=self.args.discriminative_reduction,
                 )
                 loss = loss + self.args.discriminative_weight * discriminative_loss
-                self.memory_bank.push(image_embeds.detach(), labels)
+                if last:
+                    self.memory_bank.push(image_embeds.detach(), labels)
                 terms["discriminative_loss"] = discriminative_loss.detach()
             self._add_terms(terms | representation_statistics(image_embeds.detach(), labels, outputs.text_embeds))
         return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of an optimizer step, kept for the contrastive term."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._micro_batches = batches if self.args.contrast_over_accumulation else []
+        self._position = 0
+        return batches, num_items
+
+    def _embeddings_of_the_step(self, model, image_embeds, labels) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Embeddings and labels of all micro-batches of the optimizer step; gradients flow to the current one's.
+
+        The Trainer divides each loss by the number n of micro-batches. Text anchors are in all n losses, so theirs
+        comes out right. An image is in one, so its gradient is multiplied by n.
+        """
+        if self._position == 0:
+            self._embeddings = [(image_embeds.detach(), labels)]
+            with torch.no_grad():
+                for batch in self._micro_batches[1:]:
+                    inputs = self._prepare_inputs(batch)
+                    embeds = model(**inputs, return_embeds=True).image_embeds
+                    self._embeddings.append(gather_embeddings(embeds, inputs["labels"]))
+        count = len(self._micro_batches)
+        parts = list(self._embeddings)
+        parts[self._position] = (image_embeds + (count - 1) * (image_embeds - image_embeds.detach()), labels)
+        self._position += 1
+        return torch.cat([embeds for embeds, _ in parts]), torch.cat([labels for _, labels in parts])
 
     # ----------------------------------------------------------------------------------------------------- logging
 
@@ -106,7 +142,8 @@ class MiraGeTrainer(Trainer):
         if "loss" in logs and self._term_sums:
             totals = torch.stack([*self._term_sums.values(), *self._term_counts.values()])
             sums, counts = self.accelerator.reduce(totals).chunk(2)
-            logs |= dict(zip(self._term_sums, (sums / counts).tolist(), strict=True))
+            means = zip(self._term_sums, (sums / counts).tolist(), strict=True)
+            logs |= {name: mean for name, mean in means if not math.isnan(mean)}  # NaN: a class never came up
             if self.memory_bank.size:
                 logs["memory_fill"] = len(self.memory_bank) / self.memory_bank.size
             self._term_sums, self._term_counts = {}, {}

@@ -29,6 +29,9 @@ class MiraGeTrainingArguments(TrainingArguments):
             Whether bank entries act as anchors too.
         discriminative_reduction (`str`, *optional*, defaults to `"mean"`):
             `"mean"` or `"sum"` over the anchors.
+        contrast_over_accumulation (`bool`, *optional*, defaults to `True`):
+            With gradient accumulation, whether the contrastive set is the whole batch of an optimizer step, at the
+            cost of about one more forward pass, and not the micro-batch.
         warmup_epochs (`float`, *optional*, defaults to 1.0):
             Epochs at the constant `warmup_learning_rate` before the cosine starts; read by the cosine schedule only.
         warmup_learning_rate (`float`, *optional*, defaults to 1e-5):
@@ -48,6 +51,9 @@ class MiraGeTrainingArguments(TrainingArguments):
     memory_as_anchors: bool = field(default=False, metadata={"help": "Let bank entries act as anchors too."})
     discriminative_reduction: str = field(
         default="mean", metadata={"help": "Reduction over the anchors.", "choices": list(REDUCTIONS)}
+    )
+    contrast_over_accumulation: bool = field(
+        default=True, metadata={"help": "Contrast over the whole batch of an optimizer step, not the micro-batch."}
     )
     warmup_epochs: float = field(default=1.0, metadata={"help": "Epochs at the constant warm-up learning rate."})
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate of the warm-up epochs."})

@@ -180,19 +180,31 @@ def distance(first, second):
     return max((first[key] - second[key]).abs().max().item() for key in first)
 
 
-def test_accumulation_of_4_by_2_equals_8(tmp_path):
-    whole, _ = train_and_snapshot(tmp_path, discriminative_weight=0.0)
-    parts, trainer = train_and_snapshot(
-        tmp_path, discriminative_weight=0.0, per_device_train_batch_size=4, gradient_accumulation_steps=2
-    )
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize(("batch", "accumulation"), [(4, 2), (2, 4)])
+def test_accumulation_equals_the_whole_batch(tmp_path, weight, batch, accumulation):
+    parts = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    whole, expected = train_and_snapshot(tmp_path, discriminative_weight=weight)
+    cut, trainer = train_and_snapshot(tmp_path, discriminative_weight=weight, **parts)
     assert trainer.state.global_step == 12
-    assert distance(whole, parts) < 1e-6
-    # The contrastive set is the micro-batch, so the loss is a mean of micro-batch losses: same scale, other value.
-    _, whole = train_and_snapshot(tmp_path)
-    _, parts = train_and_snapshot(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
-    for first, second in zip(whole.state.log_history[:12], parts.state.log_history[:12], strict=True):
-        assert second["loss"] == pytest.approx(second["cross_entropy"] + 0.5 * second["discriminative_loss"], abs=1e-4)
-        assert second["loss"] == pytest.approx(first["loss"], rel=0.5)
+    assert distance(whole, cut) < 1e-6
+    assert torch.equal(trainer.memory_bank.labels, expected.memory_bank.labels)
+    torch.testing.assert_close(trainer.memory_bank.embeddings, expected.memory_bank.embeddings, atol=1e-6, rtol=0)
+    for first, second in zip(expected.state.log_history[:12], trainer.state.log_history[:12], strict=True):
+        for term in ("loss", "cross_entropy", "inter_class_separation", *["discriminative_loss"] * (weight > 0)):
+            if weight > 0 or term != "inter_class_separation":  # else it is a mean over micro-batches
+                assert second[term] == pytest.approx(first[term], abs=1e-4), term
+
+
+def test_micro_batches_by_themselves_are_another_loss(tmp_path):
+    """Negative control of the test above; the logged loss keeps its scale all the same."""
+    whole, _ = train_and_snapshot(tmp_path)
+    cut, trainer = train_and_snapshot(
+        tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, contrast_over_accumulation=False
+    )
+    assert distance(whole, cut) > 1e-4
+    for entry in trainer.state.log_history[:12]:
+        assert entry["loss"] == pytest.approx(entry["cross_entropy"] + 0.5 * entry["discriminative_loss"], abs=1e-4)
 
 
 def run_worker(output_dir, *options, processes=1, expect=0):
@@ -216,6 +228,8 @@ def run_worker(output_dir, *options, processes=1, expect=0):
 def test_two_processes_equal_one(tmp_path):
     one, facts_one = run_worker(tmp_path / "one", "--batch", 8)
     two, facts_two = run_worker(tmp_path / "two", "--batch", 4, processes=2)
+    cut, facts_cut = run_worker(tmp_path / "cut", "--batch", 2, "--accumulation", 2, processes=2)
+    assert (facts_cut["world_size"], facts_cut["steps"]) == (2, 12) and distance(one, cut) < 1e-6
     assert (facts_one["world_size"], facts_two["world_size"]) == (1, 2)
     assert facts_one["steps"] == facts_two["steps"] == 12
     assert distance(one, two) < 1e-6  # weights and bank

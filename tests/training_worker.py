@@ -87,7 +87,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--weight", type=float, default=0.5)
+    parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--save-steps", type=int, default=0)
     parser.add_argument("--kill-at", type=int, default=0)
@@ -97,7 +97,7 @@ def main():
         options.output_dir,
         images=make_augmented_images(48) if options.augment else None,
         per_device_train_batch_size=options.batch,
-        discriminative_weight=options.weight,
+        gradient_accumulation_steps=options.accumulation,
         **saving,
     )
     if options.kill_at:
