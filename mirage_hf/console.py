@@ -3,16 +3,14 @@
 import logging
 import sys
 
-import datasets
-import transformers
+from transformers.utils import logging as transformers_logging
 
 
 def setup_console() -> None:
-    """Messages as plain lines; no progress bars of the libraries where stderr is no terminal."""
+    """Messages as plain lines; none of transformers' progress bars where stderr is no terminal."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
-        datasets.disable_progress_bars()
+        transformers_logging.disable_progress_bar()
 
 
 __all__ = ["setup_console"]
