@@ -1,5 +1,7 @@
 """Progress of a training run in images: images/s and the time left, instead of steps."""
 
+import sys
+
 from tqdm.auto import tqdm
 from transformers import ProgressCallback
 
@@ -23,6 +25,10 @@ class ImageProgressCallback(ProgressCallback):
         if state.is_world_process_zero:
             self.training_bar.update((state.global_step - self.current_step) * self.images_per_step)
             self.current_step = state.global_step
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if sys.stderr.isatty():
+            super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
 
 
 __all__ = ["ImageProgressCallback"]

@@ -10,7 +10,6 @@ import os
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import ProgressCallback, Trainer
@@ -209,6 +208,27 @@ class MiraGeTrainer(Trainer):
         super()._issue_warnings_after_load(_IncompatibleKeys(missing, load_result.unexpected_keys))
 
 
+class GatherWithGradient(torch.autograd.Function):
+    """
+    Joins the tensors of all processes, (B, D) to (W·B, D), in the order of ranks; each process gets back the sum of
+    what all of them found as the gradient of its part.
+    """
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor) -> torch.Tensor:
+        ctx.count = len(values)
+        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, values)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        start = ctx.count * dist.get_rank()
+        return gradient[start : start + ctx.count]
+
+
 def gather_embeddings(embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Joins the batches of all processes; gradients flow back to the process an embedding came from.
@@ -226,7 +246,7 @@ def gather_embeddings(embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[t
         return embeddings, labels
     all_labels = [torch.empty_like(labels) for _ in range(dist.get_world_size())]
     dist.all_gather(all_labels, labels.contiguous())
-    return torch.cat(all_gather(embeddings.contiguous())), torch.cat(all_labels)
+    return GatherWithGradient.apply(embeddings.contiguous()), torch.cat(all_labels)
 
 
 __all__ = ["MiraGeTrainer", "gather_embeddings"]

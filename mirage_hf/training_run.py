@@ -55,7 +55,8 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
             return_report=True,
             **options,
         )
-        logger.warning("Training on\n%s", report)  # a wrong reading of the labels must be seen before the GPU-day
+        if args.should_log:  # a wrong reading of the labels must be seen before the GPU-day
+            logger.warning("Training on\n%s", report)
         eval_rows = None
         if data_args.eval_split is not None:
             eval_rows = load_detection_dataset(data_args.data, split=data_args.eval_split, **options)
