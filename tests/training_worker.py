@@ -89,6 +89,7 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--augment", action="store_true")
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--save-steps", type=int, default=0)
     parser.add_argument("--kill-at", type=int, default=0)
     options = parser.parse_args()
@@ -98,6 +99,7 @@ def main():
         images=make_augmented_images(48) if options.augment else None,
         per_device_train_batch_size=options.batch,
         gradient_accumulation_steps=options.accumulation,
+        dataloader_num_workers=options.workers,
         **saving,
     )
     if options.kill_at:
@@ -115,6 +117,8 @@ def main():
             "log": trainer.state.log_history,
         }
         (options.output_dir / "final.json").write_text(json.dumps(facts))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()  # a process that exits with its group alive can abort
 
 
 if __name__ == "__main__":
