@@ -114,12 +114,12 @@ def test_epoch_rows():
 
 def test_last_complete_checkpoint(tmp_path):
     assert last_checkpoint(str(tmp_path)) is None
-    for step, state in ((9, "{}"), (10, "{}"), (5, "{}"), (20, None), (30, '{"cut')):
+    for step, state in (*((step, "{}") for step in range(1, 13)), (20, None), (30, '{"cut')):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         if state is not None:
             (folder / "trainer_state.json").write_text(state)
-    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-12")
 
 
 def run_script(name, *flags, expect=0, launcher=()):
