@@ -114,7 +114,7 @@ def test_epoch_rows():
 
 def test_last_complete_checkpoint(tmp_path):
     assert last_checkpoint(str(tmp_path)) is None
-    for step, state in (*((step, "{}") for step in range(1, 13)), (20, None), (30, '{"cut')):
+    for step, state in ((9, "{}"), (12, "{}"), (5, "{}"), (20, None), (30, '{"cut')):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         if state is not None:
