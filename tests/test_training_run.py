@@ -112,14 +112,17 @@ def test_epoch_rows():
         epoch_rows(labels, names, {"c": 2}, False)
 
 
-def test_last_complete_checkpoint(tmp_path):
+def test_last_complete_checkpoint(tmp_path, monkeypatch):
     assert last_checkpoint(str(tmp_path)) is None
-    for step, state in ((9, "{}"), (12, "{}"), (5, "{}"), (20, None), (30, '{"cut')):
+    for step, state in ((9, "{}"), (10, "{}"), (5, "{}"), (20, None), (30, '{"cut')):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         if state is not None:
             (folder / "trainer_state.json").write_text(state)
-    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-12")
+    glob = Path.glob
+    for backwards in (False, True):  # a folder is listed in any order
+        monkeypatch.setattr(Path, "glob", lambda self, name, b=backwards: sorted(glob(self, name), reverse=b))
+        assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
 
 
 def run_script(name, *flags, expect=0, launcher=()):
