@@ -6,6 +6,7 @@ Only the methods that the method needs are overridden; loops, mixed precision, p
 import json
 import math
 import os
+import time
 
 import torch
 import torch.distributed as dist
@@ -128,6 +129,19 @@ class MiraGeTrainer(Trainer):
         parts[self._position] = (image_embeds + (count - 1) * (image_embeds - image_embeds.detach()), labels)
         self._position += 1
         return torch.cat([embeds for embeds, _ in parts]), torch.cat([labels for _, labels in parts])
+
+    def finish(self) -> None:
+        """
+        Leaves the process group; call it last in a script that may run in several processes.
+
+        At exit, torch's gloo group waits for its threads while the interpreter is locked, and one of those may still be
+        waiting for the interpreter, to let go of a tensor it has gathered: the process then hangs or aborts. A pause
+        with the interpreter unlocked lets them end first.
+        """
+        if dist.is_available() and dist.is_initialized():
+            self.accelerator.wait_for_everyone()
+            time.sleep(1.0)
+            self.accelerator.end_training()
 
     # ----------------------------------------------------------------------------------------------------- logging
 

@@ -85,9 +85,7 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
     trainer.save_metrics("all", metrics)
     if args.push_to_hub:
         trainer.push_to_hub()
-    # A process that exits while the group is alive can abort, and the launcher then calls the run failed.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.finish()
     return metrics
 
 

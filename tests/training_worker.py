@@ -117,8 +117,7 @@ def main():
             "log": trainer.state.log_history,
         }
         (options.output_dir / "final.json").write_text(json.dumps(facts))
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()  # a process that exits with its group alive can abort
+    trainer.finish()
 
 
 if __name__ == "__main__":
