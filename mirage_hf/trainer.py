@@ -134,9 +134,9 @@ class MiraGeTrainer(Trainer):
         """
         Leaves the process group; call it last in a script that may run in several processes.
 
-        At exit, torch's gloo group waits for its threads while the interpreter is locked, and one of those may still be
-        waiting for the interpreter, to let go of a tensor it has gathered: the process then hangs or aborts. A pause
-        with the interpreter unlocked lets them end first.
+        At exit, torch's gloo group waits for its threads while the interpreter is locked, and one of those may still
+        be waiting for the interpreter, to let go of a tensor it has gathered: the process then hangs or aborts. A
+        pause with the interpreter unlocked lets them end first.
         """
         if dist.is_available() and dist.is_initialized():
             self.accelerator.wait_for_everyone()
