@@ -13,6 +13,11 @@ def logits_of(model, pixel_values):
     return model(pixel_values=pixel_values).logits
 
 
+@torch.no_grad()
+def image_features_of(model, pixel_values):
+    return model.get_image_features(pixel_values)
+
+
 def assert_same_logits(model, expected_model, pixel_values, atol: float = 1e-6) -> None:
     torch.testing.assert_close(
         logits_of(model, pixel_values), logits_of(expected_model, pixel_values), atol=atol, rtol=0
