@@ -64,6 +64,10 @@ class MiraGeConfig(PreTrainedConfig):
         baked (`bool`, *optional*, defaults to `False`):
             The model holds computed text anchors and vision prompts in place of the text encoder and the prompt
             learner; set by [`MiraGeForImageDetection.bake`].
+        tile_images (`bool`, *optional*, defaults to `False`):
+            Accept `pixel_values` larger than the encoder's `image_size`: they are cut into as few evenly spaced tiles
+            of that size as cover them, and the image's embedding is the unit-norm mean of its tiles'. More of an image
+            is seen without resizing it, at so many times the cost.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial prompts and mapping weights.
 
@@ -103,6 +107,7 @@ class MiraGeConfig(PreTrainedConfig):
     base_model_fingerprint: str | None = None
     save_base_model: bool = False
     baked: bool = False
+    tile_images: bool = False
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -167,7 +172,7 @@ class MiraGeConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError(f"`{name}` must be an integer, got {value!r}.")
-        for name in ("shared_mapping", "save_base_model", "baked"):
+        for name in ("shared_mapping", "save_base_model", "baked", "tile_images"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` must be true or false, got {getattr(self, name)!r}.")
         for name in ("base_model_name_or_path", "base_model_revision", "base_model_fingerprint"):

@@ -84,7 +84,7 @@ def build_image_processor(
 
 
 def derive_image_processor(
-    name: str, image_size: int, geometry: str | None = None, revision: str | None = None
+    name: str, image_size: int | None, geometry: str | None = None, revision: str | None = None
 ) -> PilBackend:
     """
     [`build_image_processor`] with the normalisation that a checkpoint's own processor states; CLIP's if it has none.
@@ -92,17 +92,24 @@ def derive_image_processor(
     Args:
         name (`str`):
             Folder or Hub id of a CLIP or MiraGe checkpoint.
-        image_size (`int`):
-            Height and width of the output in pixels.
+        image_size (`int`, *optional*):
+            Height and width of the output in pixels. `None` means the checkpoint's `crop_size`.
         geometry (`str`, *optional*):
             Defaults to the checkpoint's: `"crop"` if it says not to resize.
         revision (`str`, *optional*):
             Git revision, where it is a Hub repository.
+
+    Raises:
+        ValueError: `image_size` is `None` and the checkpoint states no `crop_size`.
     """
     try:
         stated, _ = PilBackend.get_image_processor_dict(name, revision=revision)
     except OSError:
         stated = {}
+    if image_size is None:
+        if "crop_size" not in stated:
+            raise ValueError(f"{name} has no image processor with a `crop_size`; name the size of evaluation images.")
+        image_size = stated["crop_size"]["height"]
     if geometry is None:
         geometry = "resize" if stated.get("do_resize", True) else "crop"
     normalisation = {key: stated[key] for key in ("image_mean", "image_std") if key in stated}

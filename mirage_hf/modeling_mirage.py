@@ -5,6 +5,7 @@ ACM MM 2025, https://arxiv.org/abs/2508.01525. The contrastive term and the memo
 """
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,34 @@ class MiraGeOutput(ModelOutput):
     logits: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+
+
+def cut_tiles(pixel_values: torch.Tensor, side: int) -> torch.Tensor:
+    """
+    As few evenly spaced square tiles as cover the images, row by row; neighbours overlap if they have to.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(B, C, H, W)`):
+            Images with H and W of at least `side`.
+        side (`int`):
+            Height and width of a tile in pixels.
+
+    Returns:
+        `torch.Tensor` of shape `(B, N, C, side, side)`.
+
+    Raises:
+        `ValueError`: If the images are smaller than a tile.
+    """
+    height, width = pixel_values.shape[-2:]
+    if min(height, width) < side:
+        raise ValueError(f"`pixel_values` of {height} x {width} are smaller than the encoder's {side} x {side}.")
+    starts = []
+    for length in (height, width):
+        count = math.ceil(length / side)
+        starts.append([index * (length - side) // max(count - 1, 1) for index in range(count)])
+    return torch.stack(
+        [pixel_values[..., top : top + side, left : left + side] for top in starts[0] for left in starts[1]], dim=1
+    )
 
 
 class MiraGeForImageDetection(MiraGePreTrainedModel):
@@ -105,6 +134,14 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
         return text, vision
 
     def _encode_images(self, pixel_values: torch.Tensor, prompts: list[torch.Tensor] | None) -> torch.Tensor:
+        side = self.clip.vision_model.embeddings.image_size
+        if self.config.tile_images and tuple(pixel_values.shape[-2:]) != (side, side):
+            tiles = cut_tiles(pixel_values, side)  # (B, N, 3, side, side)
+            embeds = self._encode_tiles(tiles.flatten(0, 1), prompts).unflatten(0, tiles.shape[:2])
+            return F.normalize(embeds.mean(dim=1), dim=-1)
+        return self._encode_tiles(pixel_values, prompts)
+
+    def _encode_tiles(self, pixel_values: torch.Tensor, prompts: list[torch.Tensor] | None) -> torch.Tensor:
         outputs = self.clip.vision_model(pixel_values=pixel_values, **{PROMPTS_KWARG: prompts})
         length = self.clip.vision_model.embeddings.num_positions
         length += 0 if prompts is None else self.config.num_prompt_tokens
@@ -130,7 +167,7 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`):
-                Normalised images at the backbone's `image_size`.
+                Normalised images at the backbone's `image_size`, or larger with `config.tile_images`.
 
         Returns:
             `torch.Tensor` of shape `(B, D)`: Unit-norm image embeddings v_i, in float32.
@@ -154,7 +191,7 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
         """
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`):
-                Normalised images at the backbone's `image_size`.
+                Normalised images at the backbone's `image_size`, or larger with `config.tile_images`.
             labels (`torch.Tensor` of shape `(B,)`, *optional*):
                 0 = real, 1 = fake. With them the output holds the cross-entropy.
             return_embeds (`bool`, *optional*, defaults to `False`):
@@ -246,4 +283,4 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
 
 MiraGeForImageDetection.register_for_auto_class("AutoModelForImageClassification")
 
-__all__ = ["MiraGeForImageDetection", "MiraGeOutput"]
+__all__ = ["MiraGeForImageDetection", "MiraGeOutput", "cut_tiles"]

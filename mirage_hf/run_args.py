@@ -94,6 +94,10 @@ class DataArguments:
         geometry (`str`, *optional*):
             Test geometry, stored in the image processor: `"resize"` (CLIP's) or `"crop"` (native resolution). Defaults
             to what the checkpoint's own processor does.
+        eval_size (`int`, *optional*):
+            Height and width of evaluation images, stored in the image processor. Larger than what the encoder takes,
+            they are tiled (`MiraGeConfig.tile_images`); training still takes single tiles. Defaults to the encoder's
+            size, or to a MiraGe checkpoint's own.
         augmentation (`dict` or JSON `str`, *optional*):
             Fields of [`AugmentationConfig`].
         check_images (`str`, *optional*, defaults to `"header"`):
@@ -116,6 +120,7 @@ class DataArguments:
     geometry: str | None = field(
         default=None, metadata={"help": "Test geometry of the processor.", "choices": list(PROCESSOR_GEOMETRIES)}
     )
+    eval_size: int | None = field(default=None, metadata={"help": "Size of evaluation images; tiled if larger."})
     augmentation: str | None = field(default=None, metadata={"help": "JSON: fields of AugmentationConfig."})
     check_images: str = field(
         default="header", metadata={"help": "How images are checked first.", "choices": ["header", "full", "none"]}

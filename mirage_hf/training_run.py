@@ -41,8 +41,14 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
     set_seed(args.seed)
     model = load_model(model_args)
     image_size = model.config.clip_config.vision_config.image_size
-    processor = derive_image_processor(
-        model_args.model_name_or_path, image_size, data_args.geometry, model_args.model_revision
+    if data_args.eval_size is not None:
+        if data_args.eval_size < image_size:
+            raise ValueError(f"`eval_size` must be at least the encoder's {image_size}, got {data_args.eval_size}.")
+        model.config.tile_images = data_args.eval_size > image_size
+    eval_size = data_args.eval_size or (None if model.config.tile_images else image_size)
+    train_processor, processor = (
+        derive_image_processor(model_args.model_name_or_path, size, data_args.geometry, model_args.model_revision)
+        for size in (image_size, eval_size)
     )
     options = data_args.loading_options()
     augmentation = TrainAugmentation(data_args.augmentation_config, image_size)
@@ -62,7 +68,7 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
             eval_rows = load_detection_dataset(data_args.data, split=data_args.eval_split, **options)
     if data_args.repeats or data_args.balance_classes:
         rows = rows.select(epoch_rows(rows["label"], rows["generator"], data_args.repeats, data_args.balance_classes))
-    train_dataset = DetectionImages(rows, TrainTransform(processor, augmentation), seed=args.seed)
+    train_dataset = DetectionImages(rows, TrainTransform(train_processor, augmentation), seed=args.seed)
     eval_dataset = None if eval_rows is None else DetectionImages(eval_rows, EvalTransform(processor))
     trainer = MiraGeTrainer(
         add_lora(model, model_args.lora_rank),

@@ -165,3 +165,30 @@ def test_scripts(base, images, tmp_path):
 def test_scripts_end_with_one_line_on_bad_input(base, images, tmp_path):
     result = run_script("train.py", "--model_name_or_path", base, "--data", tmp_path / "no", "--use_cpu", expect=1)
     assert result.stderr.startswith("train.py: ") and result.stderr.count("\n") == 1
+
+
+def test_evaluation_images_larger_than_the_encoder_are_tiled(base, images, tmp_path):
+    """The processor keeps 40 pixels, training takes single tiles of 32, and a checkpoint goes on as it was."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = ["--geometry", "crop", "--save_base_model", "true", "--max_steps", "2"]
+    run_training(*parse_run_args(arguments(base, images, first, *options, "--eval_size", 40)))
+    run_training(*parse_run_args(arguments(first, images, second, "--max_steps", "2")))
+    for folder in (first, second):
+        assert json.loads((folder / "preprocessor_config.json").read_text())["crop_size"]["height"] == 40
+        detector = pipeline("image-classification", model=str(folder))
+        assert detector.model.config.tile_images
+        picture = Image.open(next((images / "beta" / "val" / "nature").iterdir()))
+        scores = {answer["label"]: answer["score"] for answer in detector(picture)}
+        tiles = [picture.crop((x, 4 + y, x + 32, 4 + y + 32)) for y in (0, 8) for x in (0, 8)]
+        embeds = sum(detector.model.get_image_features(tile_values(detector, tile)) for tile in tiles)
+        cosine = torch.nn.functional.normalize(embeds, dim=-1) @ detector.model.get_text_features().T
+        expected = (detector.model.clip.logit_scale.exp() * cosine).softmax(-1)
+        assert scores["fake"] == pytest.approx(expected[0, 1].item(), abs=1e-5)
+    with pytest.raises(ValueError, match="`eval_size` must be at least the encoder's 32, got 16"):
+        run_training(*parse_run_args(arguments(base, images, tmp_path / "third", "--eval_size", 16)))
+
+
+def tile_values(detector, tile):
+    processor = detector.image_processor
+    size = {"height": tile.height, "width": tile.width}
+    return processor(tile, return_tensors="pt", do_center_crop=False, crop_size=size)["pixel_values"]
