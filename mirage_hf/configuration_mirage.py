@@ -18,6 +18,7 @@ CHOICES = {
     "prompt_position": ("inserted", "context"),
     "prompt_modality": ("multimodal", "text", "vision"),
     "mapping": ("linear", "mlp", "cross_attention", "reverse"),
+    "base_model_dtype": ("float32", "float16", "bfloat16"),
 }
 
 
@@ -61,6 +62,12 @@ class MiraGeConfig(PreTrainedConfig):
             `None` to accept them.
         save_base_model (`bool`, *optional*, defaults to `False`):
             Write full checkpoints, encoders included, even when `base_model_name_or_path` is set.
+        base_model_dtype (`str`, *optional*, defaults to `"float32"`):
+            Type in which full checkpoints store the frozen encoders: `"float32"`, `"float16"` or `"bfloat16"`. They
+            load as float32 whatever it is; float16 loses nothing of encoders that were published so.
+        threshold (`float`, *optional*, defaults to 0.5):
+            Probability above which an image is to be called fake; training can set it on validation images. The scores
+            and the order of a `pipeline`'s labels know nothing of it.
         baked (`bool`, *optional*, defaults to `False`):
             The model holds computed text anchors and vision prompts in place of the text encoder and the prompt
             learner; set by [`MiraGeForImageDetection.bake`].
@@ -106,6 +113,8 @@ class MiraGeConfig(PreTrainedConfig):
     base_model_revision: str | None = None
     base_model_fingerprint: str | None = None
     save_base_model: bool = False
+    base_model_dtype: str = "float32"
+    threshold: float = 0.5
     baked: bool = False
     tile_images: bool = False
     initializer_range: float = 0.02
@@ -185,6 +194,8 @@ class MiraGeConfig(PreTrainedConfig):
                 f"`prompt_depth` must be between 1 and {self.max_prompt_depth}, the depth of the shallower encoder, "
                 f"got {self.prompt_depth}."
             )
+        if isinstance(self.threshold, bool) or not 0 <= self.threshold <= 1:
+            raise ValueError(f"`threshold` must lie in [0, 1], got {self.threshold}.")
         if not self.initializer_range > 0:
             raise ValueError(f"`initializer_range` must be positive, got {self.initializer_range}.")
 

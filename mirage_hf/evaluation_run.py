@@ -36,8 +36,8 @@ class EvaluationArguments:
             Where `evaluation.json`, `evaluation.md` and `scores.csv` go.
         layout, split, generators, max_per_class, seed, fake_id, label_column, real_root (*optional*):
             See [`load_detection_dataset`].
-        threshold (`float`, *optional*, defaults to 0.5):
-            Probability above which an image is called fake.
+        threshold (`float`, *optional*):
+            Probability above which an image is called fake; the checkpoint's own if left out.
         batch_size (`int`, *optional*, defaults to 64):
             Images for each forward pass.
         num_workers (`int`, *optional*, defaults to 0):
@@ -59,7 +59,7 @@ class EvaluationArguments:
     fake_id: int | None = field(default=None, metadata={"help": "Number that means fake, where labels are numbers."})
     label_column: str | None = field(default=None, metadata={"help": "Label column of a manifest or Hub data set."})
     real_root: str | None = field(default=None, metadata={"help": "Folder of real images for sets of fakes only."})
-    threshold: float = field(default=0.5, metadata={"help": "Probability above which an image is called fake."})
+    threshold: float | None = field(default=None, metadata={"help": "Fake above it; by default the checkpoint's."})
     batch_size: int = field(default=64, metadata={"help": "Images for each forward pass."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode."})
     device: str | None = field(default=None, metadata={"help": "cuda, cpu, ...; the GPU if there is one."})
@@ -89,9 +89,8 @@ def run_evaluation(args: EvaluationArguments) -> EvaluationReport:
         num_workers=args.num_workers,
         dtype=DTYPES[args.dtype],
     )
-    report = evaluate_by_generator(
-        predictions.scores, predictions.labels, predictions.generators, threshold=args.threshold
-    )
+    threshold = model.config.threshold if args.threshold is None else args.threshold
+    report = evaluate_by_generator(predictions.scores, predictions.labels, predictions.generators, threshold=threshold)
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     facts = report.to_dict() | {

@@ -161,12 +161,16 @@ class MiraGePreTrainedModel(PreTrainedModel):
         """
         Saves the model; see `PreTrainedModel.save_pretrained` for the arguments. The encoders are left out where
         `config.base_model_name_or_path` names them, unless `config.save_base_model` asks for them or their weights
-        are no longer the base's.
+        are no longer the base's; those of a float32 model are stored as `config.base_model_dtype`.
         """
         leave_out = self._base_sample and not self.config.save_base_model and self.config.base_model_name_or_path
         if leave_out and matches_sample(self.clip, self._base_sample):
             state_dict = self.state_dict() if state_dict is None else state_dict
             state_dict = {key: value for key, value in state_dict.items() if not key.startswith("clip.")}
+        elif self.config.base_model_dtype != "float32" and self.dtype == torch.float32:
+            dtype = getattr(torch, self.config.base_model_dtype)
+            state_dict = self.state_dict() if state_dict is None else state_dict
+            state_dict = {k: value.to(dtype) if k.startswith("clip.") else value for k, value in state_dict.items()}
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
     def push_to_hub(self, *args, **kwargs):

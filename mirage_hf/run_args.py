@@ -29,6 +29,8 @@ class_names (*optional*):
             See [`MiraGeConfig`].
         save_base_model (`bool`, *optional*, defaults to `False`):
             Write full checkpoints instead of prompts and mappings only.
+        base_model_dtype (*optional*):
+            See [`MiraGeConfig`].
         attn_implementation (`str`, *optional*):
             `"sdpa"`, `"eager"` or `"flash_attention_2"`.
         lora_rank (`int`, *optional*, defaults to 0):
@@ -47,6 +49,7 @@ class_names (*optional*):
     template: str | None = field(default=None, metadata={"help": "Text with {} in place of the class name."})
     class_names: list[str] | None = field(default=None, metadata={"help": "Word for real, word for fake."})
     save_base_model: bool = field(default=False, metadata={"help": "Write full checkpoints."})
+    base_model_dtype: str | None = field(default=None, metadata={"help": "Type of stored encoders."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager or flash_attention_2."})
     lora_rank: int = field(default=0, metadata={"help": "Rank of LoRA on q and v; 0 turns it off."})
 
@@ -91,6 +94,9 @@ class DataArguments:
             Repeat images of the smaller class, behind `generator_repeats`, until both are equally many.
         eval_split (`str`, *optional*):
             Split that is evaluated when `eval_strategy` says so, and once after training.
+        threshold_fpr (`float`, *optional*):
+            Set the checkpoint's `threshold` on `eval_split`, after training: the smallest at which no more than this
+            share of the real images is called fake, in the real images of every generator there.
         geometry (`str`, *optional*):
             Test geometry, stored in the image processor: `"resize"` (CLIP's) or `"crop"` (native resolution). Defaults
             to what the checkpoint's own processor does.
@@ -117,6 +123,9 @@ class DataArguments:
     )
     balance_classes: bool = field(default=False, metadata={"help": "Repeat the smaller class up to the larger."})
     eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate during and after training."})
+    threshold_fpr: float | None = field(
+        default=None, metadata={"help": "False-positive rate on eval_split that fixes the checkpoint's threshold."}
+    )
     geometry: str | None = field(
         default=None, metadata={"help": "Test geometry of the processor.", "choices": list(PROCESSOR_GEOMETRIES)}
     )
@@ -132,6 +141,8 @@ class DataArguments:
         except TypeError as error:
             raise ValueError(f"`augmentation` must hold fields of AugmentationConfig: {error}") from error
         self.repeats = _mapping("generator_repeats", self.generator_repeats)
+        if self.threshold_fpr is not None and self.eval_split is None:
+            raise ValueError("`threshold_fpr` needs an `eval_split` to fix the threshold on.")
         if not all(isinstance(count, int) and count >= 1 for count in self.repeats.values()):
             raise ValueError(f"`generator_repeats` must hold numbers of at least 1, got {self.repeats}.")
 

@@ -18,6 +18,7 @@ from .image_processing import EvalTransform, TrainTransform, derive_image_proces
 from .metrics import DetectionMetric
 from .modeling_mirage import MiraGeForImageDetection
 from .run_args import DataArguments, ModelArguments
+from .thresholds import threshold_at_fpr
 from .trainer import MiraGeTrainer
 from .training_args import MiraGeTrainingArguments
 
@@ -82,8 +83,13 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
     resume = args.resume_from_checkpoint
     result = trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir) if resume == "last" else resume)
     metrics = dict(result.metrics)
-    if eval_dataset is not None:
+    if eval_dataset is not None and eval_rows is not None:
         metrics |= trainer.evaluate()
+        if data_args.threshold_fpr is not None:
+            answers = trainer.predict(eval_dataset)
+            scores = fake_probabilities(answers.predictions)
+            threshold = threshold_at_fpr(scores, answers.label_ids, eval_rows["generator"], data_args.threshold_fpr)
+            model.config.threshold = metrics["threshold"] = threshold
     if isinstance(trainer.model, PeftModel):  # one checkpoint that loads without peft
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model()
@@ -144,6 +150,9 @@ def load_model(model_args: ModelArguments) -> MiraGeForImageDetection:
     else:
         model = MiraGeForImageDetection.from_clip(name, revision=revision, **attention, **fields)
     model.config.save_base_model |= model_args.save_base_model
+    if model_args.base_model_dtype is not None:
+        model.config.base_model_dtype = model_args.base_model_dtype
+        model.config.check()
     return model
 
 
@@ -160,9 +169,14 @@ def add_lora(model: MiraGeForImageDetection, rank: int) -> MiraGeForImageDetecti
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Detection metrics of logits of shape `(N, 2)`, for the Trainer; what one class leaves undefined is absent."""
-    scores = torch.as_tensor(prediction.predictions).float().softmax(dim=-1)[:, 1]
+    scores = fake_probabilities(prediction.predictions)
     metrics = DetectionMetric().compute(predictions=scores.tolist(), references=prediction.label_ids.tolist())
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def fake_probabilities(logits) -> torch.Tensor:
+    """Probability of fake, `(N,)`, of logits of shape `(N, 2)`."""
+    return torch.as_tensor(logits).float().softmax(dim=-1)[:, 1]
 
 
 def last_checkpoint(output_dir: str) -> str | None:

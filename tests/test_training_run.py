@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import make_clip_config
 from PIL import Image
+from safetensors.torch import load_file
 from test_pretrained_mirage import make_tokenizer
 from transformers import AutoModel, CLIPModel, pipeline
 
 import mirage_hf
+from mirage_hf.evaluation_run import EvaluationArguments, run_evaluation
 from mirage_hf.run_args import parse_run_args
 from mirage_hf.training_run import epoch_rows, last_checkpoint, run_training
 
@@ -192,3 +194,32 @@ def tile_values(detector, tile):
     processor = detector.image_processor
     size = {"height": tile.height, "width": tile.width}
     return processor(tile, return_tensors="pt", do_center_crop=False, crop_size=size)["pixel_values"]
+
+
+def test_threshold_is_fixed_on_validation_and_used(base, images, tmp_path):
+    """The checkpoint keeps it, the evaluation reads it, and stored encoders are half as large and lose nothing."""
+    flags = ["--threshold_fpr", 0.25, "--save_base_model", "true", "--base_model_dtype", "float16"]
+    clip = CLIPModel.from_pretrained(base).half()
+    clip.save_pretrained(tmp_path / "base")
+    for file in base.glob("*token*"):
+        (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+    out = tmp_path / "out"
+    metrics = run_training(*parse_run_args(arguments(tmp_path / "base", images, out, *flags)))
+    model = AutoModel.from_pretrained(out)
+    assert model.config.threshold == metrics["threshold"] != 0.5
+    assert model.dtype == torch.float32
+    stored = load_file(out / "model.safetensors")
+    assert {v.dtype for k, v in stored.items() if k.startswith("clip.")} == {torch.float16}
+    assert {v.dtype for k, v in stored.items() if not k.startswith("clip.")} == {torch.float32}
+    expected = {f"clip.{name}": value.float() for name, value in clip.state_dict().items()}
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in expected.items())
+    (tmp_path / "table").mkdir()
+    options = EvaluationArguments(str(out), str(images), str(tmp_path / "table"), split="validation")
+    report = run_evaluation(options)
+    assert report.threshold == metrics["threshold"]
+    for generator in report.generators.values():
+        assert 1 - generator["real_accuracy"] <= 0.25
+    with pytest.raises(ValueError, match="`base_model_dtype` must be one of"):
+        run_training(*parse_run_args(arguments(base, images, out, "--base_model_dtype", "int8")))
+    with pytest.raises(ValueError, match="`threshold_fpr` needs an `eval_split`"):
+        parse_run_args(["--model_name_or_path", "a", "--data", "b", "--threshold_fpr", "0.1"])

@@ -2,8 +2,8 @@
 
     python training/score.py outputs/offline photo.jpg picture.png
 
-One line a file: path, p(fake), the likelier class. A file that cannot be read gets the reason instead, and the exit
-code is then 3.
+One line a file: path, p(fake), and "fake" if that is above the checkpoint's threshold. A file that cannot be read gets
+the reason instead, and the exit code is then 3.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def main() -> int:
             print(f"{path}\tunreadable: {error}")
             continue
         scores = {result["label"]: result["score"] for result in classifier(image)}
-        print(f"{path}\t{scores['fake']:.4f}\t{'fake' if scores['fake'] > scores['real'] else 'real'}")
+        verdict = "fake" if scores["fake"] > classifier.model.config.threshold else "real"
+        print(f"{path}\t{scores['fake']:.4f}\t{verdict}")
     return 3 if unreadable else 0
 
 
