@@ -1,7 +1,7 @@
 """Pretrain the mini-benchmark's backbone: a small `CLIPModel` that knows what was done to a photograph.
 
     python benchmarks/minibench/build.py fetch photos
-    python training/pretrain_tiny_clip.py --steps 1000 --seed 0      # resumable; one CPU thread
+    python training/pretrain_tiny_clip.py --steps 4000 --seed 0      # resumable; one CPU thread and one for data
 
 It's a stand-in for CLIP where CLIP's weights can't be had. It sees the training photographs of the mini-benchmark
 only, degraded by `benchmarks/minibench/operations.py`, with captions that name the operations; never a neural
@@ -31,10 +31,10 @@ from transformers import CLIPModel, CLIPTokenizer
 MINIBENCH = Path(__file__).resolve().parents[1] / "benchmarks" / "minibench"
 sys.path.insert(0, str(MINIBENCH))
 import operations  # noqa: E402
+import upsamplers  # noqa: E402
 from backbone import (  # noqa: E402
     HIDDEN,
     MEAN,
-    PATCH,
     SIDE,
     STD,
     build_model,
@@ -46,8 +46,17 @@ from backbone_eval import evaluate, linear_probe  # noqa: E402
 
 logger = logging.getLogger("pretrain_tiny_clip")
 
-REGION = 128  # what is degraded; the crop inside it leaves the operations' edge effects out
-FULL_FROM = 0.9  # before this share of the steps, half of the patches are dropped (https://arxiv.org/abs/2212.00794)
+REGION = 144  # what is degraded; the crop inside it leaves the operations' edge effects out
+WEIGHTS = {"contrastive": 0.5, "origin": 1.0, "attributes": 6.0, "strengths": 1.0}
+# Pairs of short captions that differ in where the detail is said to come from.
+ORIGINS = [
+    (frame.format(recorded), frame.format(invented))
+    for frame in operations.FRAMES
+    for recorded, invented in zip(operations.RECORDED, operations.INVENTED, strict=True)
+]
+# Share of the steps up to which an image is seen through so many random patches (https://arxiv.org/abs/2212.00794);
+# all of them after that.
+KEEP = ((0.6, 48), (0.93, 72))
 
 
 def load_photographs(split: str) -> list[np.ndarray]:
@@ -60,8 +69,11 @@ def load_photographs(split: str) -> list[np.ndarray]:
 class DegradedPairs(Dataset):
     """Item `i` is one region of a photograph degraded in two ways, so that content can't tell the two apart."""
 
-    def __init__(self, photographs: list[np.ndarray], seed: int, length: int, start: int = 0) -> None:
-        self.photographs, self.seed, self.length, self.start = photographs, seed, length, start
+    def __init__(
+        self, photographs: list[np.ndarray], degrade: operations.Degrader, seed: int, length: int, start: int = 0
+    ) -> None:
+        self.photographs, self.degrade = photographs, degrade
+        self.seed, self.length, self.start = seed, length, start
 
     def __len__(self) -> int:
         return self.length
@@ -70,18 +82,18 @@ class DegradedPairs(Dataset):
         rng = np.random.default_rng((self.seed, self.start + index))
         photo = self.photographs[rng.integers(len(self.photographs))]
         scale = min(float(rng.choice((1.0, rng.uniform(1, 1.6)))), min(photo.shape[:2]) / REGION)
-        size = int(REGION * scale)
-        top, left = (int(rng.integers(length - size + 1)) for length in photo.shape[:2])
-        region = photo[top : top + size, left : left + size]
-        if size > REGION:
+        region = upsamplers.cut(photo, int(REGION * scale), rng)
+        if scale > 1:
             region = np.asarray(Image.fromarray(region).resize((REGION, REGION), Image.Resampling.LANCZOS))
         region = np.ascontiguousarray(np.rot90(region, int(rng.integers(4)))[:, :: int(rng.choice((1, -1)))])
         pair = []
+        invented = bool(rng.random() < 0.5)
         for _ in range(2):
-            image, caption, attributes, strengths = operations.degrade(region, rng)
+            image, caption, attributes, strengths = self.degrade(region, rng, invented)
             # Half of the crops keep JPEG's 8 x 8 grid where the patches are, as centre crops do.
-            top, left = (8 * rng.integers(1, 4, 2)) if rng.random() < 0.5 else rng.integers(8, 25, 2)
+            top, left = (8 * rng.integers(1, 6, 2)) if rng.random() < 0.5 else rng.integers(8, 41, 2)
             pair.append((image[top : top + SIDE, left : left + SIDE].copy(), caption, attributes, strengths))
+            invented ^= bool(rng.random() < 0.75)
         return pair
 
 
@@ -97,26 +109,37 @@ def collate(pairs: list[list[tuple]]) -> dict:
 
 
 def loss_terms(model: CLIPModel, head: nn.Module, tokenizer: CLIPTokenizer, batch: dict, keep: int | None) -> dict:
-    """The three terms, each a scalar in float32."""
+    """The four terms, each a scalar in float32."""
+    size = len(operations.ATTRIBUTES)
+    attributes, strengths = batch["attributes"], batch["strengths"]
+    decided, known = ~attributes.isnan(), ~strengths.isnan()
+    unique = sorted(set(batch["captions"]))
+    chosen = torch.randint(len(ORIGINS), (4,)).tolist()
+    short = [text for index in chosen for text in ORIGINS[index]]  # (8,): camera's and upsampler's by turns
     with torch.autocast("cpu", torch.bfloat16):
         pooled = encode_images(model, batch["pixel_values"], keep)
-        unique = sorted(set(batch["captions"]))
-        texts = model.get_text_features(**tokenizer(unique, padding=True, return_tensors="pt")).pooler_output
+        texts = model.get_text_features(**tokenizer(unique + short, padding=True, return_tensors="pt")).pooler_output
         images = model.visual_projection(pooled)
         predictions = head(pooled)
-    images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)  # (B, 128), (unique, 128)
+    images, texts = (
+        F.normalize(images.float(), dim=1),
+        F.normalize(texts.float(), dim=1),
+    )  # (B, 128), (unique + 8, 128)
     predictions = predictions.float()
+    scale = model.logit_scale.float().exp().clamp(max=100)
     row = torch.tensor([unique.index(caption) for caption in batch["captions"]])
-    logits = model.logit_scale.float().exp().clamp(max=100) * images @ texts[row].T  # (B, B)
+    logits = scale * images @ texts[row].T  # (B, B)
     same = (row[:, None] == row).float()
     target = same / same.sum(1, keepdim=True)
-    contrastive = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    size = len(operations.ATTRIBUTES)
-    known = ~batch["strengths"].isnan()
+    origin = attributes[:, -1]
+    clear = ~origin.isnan()
+    pairs = texts[len(unique) :].reshape(4, 2, -1)[torch.arange(len(origin)) % 4]  # (B, 2, 128)
+    choice = scale * torch.einsum("bd,bkd->bk", images, pairs)  # (B, 2)
     return {
-        "contrastive": contrastive,
-        "attributes": F.binary_cross_entropy_with_logits(predictions[:, :size], batch["attributes"]),
-        "strengths": F.mse_loss(predictions[:, size:][known], batch["strengths"][known]),
+        "contrastive": (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2,
+        "origin": F.cross_entropy(choice[clear], origin[clear].long()),
+        "attributes": F.binary_cross_entropy_with_logits(predictions[:, :size][decided], attributes[decided]),
+        "strengths": F.mse_loss(predictions[:, size:][known], strengths[known]),
     }
 
 
@@ -153,14 +176,17 @@ def train(args: argparse.Namespace) -> None:
         first, spent = state["step"], state["seconds"]
         logger.info("going on at step %d", first)
     half = args.batch_size // 2
-    data = DegradedPairs(photographs, args.seed, (args.steps - first) * half, first * half)
+    degrader = operations.Degrader(photographs, args.seed)
+    data = DegradedPairs(photographs, degrader, args.seed, (args.steps - first) * half, first * half)
+    # Images are degraded in a process of their own, which is cheap beside the network.
+    batches = DataLoader(data, batch_size=half, collate_fn=collate, num_workers=1, prefetch_factor=8)
     began = saved = time.monotonic()
     sums: dict[str, float] = {}
-    for step, batch in enumerate(DataLoader(data, batch_size=half, collate_fn=collate), first):
+    for step, batch in enumerate(batches, first):
         torch.manual_seed(args.seed * 1_000_003 + step)  # the dropped patches: the same after a restart
-        keep = None if step >= FULL_FROM * args.steps else (SIDE // PATCH) ** 2 // 2
+        keep = next((patches for until, patches in KEEP if step < until * args.steps), None)
         terms = loss_terms(model, head, tokenizer, batch, keep)
-        loss = terms["contrastive"] + 4 * terms["attributes"] + terms["strengths"]
+        loss = sum(WEIGHTS[name] * value for name, value in terms.items())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
@@ -184,7 +210,7 @@ def train(args: argparse.Namespace) -> None:
     save(model, tokenizer, args.output)
     model = CLIPModel.from_pretrained(args.output).eval()  # what was saved is what is measured
     figures = {"steps": args.steps, "seed": args.seed, "seconds": round(seconds)}
-    held_out = DegradedPairs(load_photographs("validation"), seed=12345, length=512)
+    held_out = DegradedPairs(load_photographs("validation"), degrader, seed=12345, length=512)
     figures |= evaluate(model, head.eval(), tokenizer, DataLoader(held_out, batch_size=32, collate_fn=collate))
     figures["linear probe, validation"] = linear_probe(model)
     logger.info("%s", json.dumps(figures, indent=1))
@@ -193,7 +219,7 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -80,13 +80,14 @@ def build_model(tokenizer: CLIPTokenizer, photographs: list[np.ndarray]) -> CLIP
     vision = {
         "hidden_size": HIDDEN,
         "intermediate_size": 4 * HIDDEN,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 5,
         "num_attention_heads": 3,
         "image_size": SIDE,
         "patch_size": PATCH,
         "projection_dim": JOINT,
     }
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=JOINT, **ids))
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=JOINT, **ids)
+    model = CLIPModel._from_config(config, attn_implementation="eager")  # the faster one backwards, on the CPU
     with torch.no_grad():
         model.vision_model.embeddings.patch_embedding.weight.copy_(dct_filters(photographs))
         # What was done to a photograph shows in the coefficients' magnitudes, not in their signs: the first block

@@ -18,30 +18,36 @@ CARRIED = HERE / "carried"
 
 @torch.inference_mode()
 def evaluate(model: CLIPModel, head: nn.Module, tokenizer: CLIPTokenizer, loader: DataLoader) -> dict:
-    """Attributes and caption retrieval on photographs that pretraining never saw."""
-    logits, truth, right, best = [], [], [], []
+    """Attributes, caption retrieval and the origin of detail on photographs that pretraining never saw."""
+    names = ["a photo of a real", "a photo of a fake"]
+    anchors = F.normalize(model.get_text_features(**tokenizer(names, return_tensors="pt")).pooler_output, dim=1)
+    logits, truth, origin, right, best = [], [], [], [], []
     for batch in loader:
         pooled = encode_images(model, batch["pixel_values"])
         logits.append(head(pooled)[:, : len(operations.ATTRIBUTES)])
         truth.append(batch["attributes"])
         captions = batch["captions"]
         texts = model.get_text_features(**tokenizer(captions, padding=True, return_tensors="pt")).pooler_output
-        scores = F.normalize(model.visual_projection(pooled), dim=1) @ F.normalize(texts, dim=1).T  # (64, 64)
+        images = F.normalize(model.visual_projection(pooled), dim=1)
+        origin.append(images @ (anchors[1] - anchors[0]))
+        scores = images @ F.normalize(texts, dim=1).T  # (64, 64)
         right += [captions[j] == captions[i] for i, j in enumerate(scores.argmax(1))]
         best += [captions[j] == captions[i] for i, j in enumerate(scores.argmax(0))]
-    logits, truth = torch.cat(logits), torch.cat(truth)
-    hit = ((logits > 0) & (truth > 0)).sum(0) / truth.sum(0)
-    passed = ((logits <= 0) & (truth == 0)).sum(0) / (1 - truth).sum(0)
-    ranked = {}
+    logits, truth, origin = torch.cat(logits), torch.cat(truth), torch.cat(origin)
+    ranked, balanced, correct = {}, [], []
     for i, name in enumerate(operations.ATTRIBUTES):
-        positive, negative = logits[truth[:, i] > 0, i], logits[truth[:, i] == 0, i]
+        positive, negative = logits[truth[:, i] == 1, i], logits[truth[:, i] == 0, i]
         ranked[name] = (positive[:, None] > negative).float().mean().item()
+        balanced.append(((positive > 0).float().mean() + (negative <= 0).float().mean()).item() / 2)
+        correct += [*(positive > 0).tolist(), *(negative <= 0).tolist()]
+    invented, recorded = origin[truth[:, -1] == 1], origin[truth[:, -1] == 0]
     return {
-        "attribute accuracy": ((logits > 0) == (truth > 0)).float().mean().item(),
-        "always-no accuracy": (truth == 0).float().mean().item(),
-        "attribute balanced accuracy": ((hit + passed) / 2).mean().item(),
+        "attribute accuracy": float(np.mean(correct)),
+        "always-no accuracy": (truth[~truth.isnan()] == 0).float().mean().item(),
+        "attribute balanced accuracy": float(np.mean(balanced)),
         "attribute AUC": float(np.mean(list(ranked.values()))),
-        "operation AUC": {name: round(ranked[name], 3) for name in operations.OPERATIONS},
+        "AUC by operation": {name: round(ranked[name], 3) for name in (*operations.OPERATIONS, "invented")},
+        "zero-shot AUC, real or fake in words": (invented[:, None] > recorded).float().mean().item(),
         "image to caption, 1 of 64": float(np.mean(right)),
         "caption to image, 1 of 64": float(np.mean(best)),
     }
