@@ -161,7 +161,7 @@ def _runs(table: dict[str, Any]) -> str:
         )
     header = ["detector", "runs", "training s", "test s", "validation AUC, photo", "control"]
     header += ["variation, real", "fake", "largest (Def. 4.1)", "separation (Def. 4.2)"]
-    note = "Means over seeds; seconds of one processor. Variation and separation: Euclidean, of unit embeddings on the test split."
+    note = "Means over seeds; seconds of processor time. Variation and separation: unit embeddings, test split."
     return f"## Runs and embeddings\n\n{note}\n\n{markdown_table(header, rows)}"
 
 

@@ -2,13 +2,13 @@
 
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from threadpoolctl import threadpool_limits
 from transformers import set_seed
 
 from benchmarks.measuring import environment
@@ -171,8 +171,8 @@ def final(grid: Grid, settings: list[Setting], data: Path, backbone: Path, work:
 
 
 def limit_threads() -> None:
-    """One thread, whatever the machine offers: several processes share it."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    """One thread from here on, whatever the machine offers: several processes share it."""
+    threadpool_limits(1)  # numpy's and scikit-learn's
     torch.set_num_threads(1)
 
 

@@ -1,0 +1,594 @@
+"""The harness behind the evidence table: thresholds, resampling, features, storage, and the stages on a tiny set."""
+
+import copy
+import csv
+import gzip
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.minibench.evidence import residuals, run, stages, storage, tables, thresholds
+from benchmarks.minibench.evidence.bootstrap import draw_weights, interval, ranking_metrics, weighted_share
+from benchmarks.minibench.evidence.grid import read_grid
+from benchmarks.minibench.evidence.images import FlipAndAugment, TrainingCrops, draw_schedule, read_split
+from benchmarks.minibench.evidence.scoring import average_groups, list_generators, score_setting
+from mirage_hf.augmentations import AugmentationConfig
+
+ROOT = Path(__file__).parents[1]
+BACKBONE = ROOT / "benchmarks" / "minibench" / "tiny-clip"
+RESULTS = ROOT / "benchmarks" / "results" / "minibench"
+FAMILIES = {"realesrgan": "RRDB", "realsr": "RRDB", "span": "SPAN", "dcgan_face": "GAN"}
+CUTS = {"chosen": 0.3, "equal": 0.1, "half": 0.0}
+
+
+# ----------------------------------------------------------------------------------------------------------- the grid
+
+
+def test_a_setting_starts_from_its_base():
+    grid = read_grid()
+    assert grid.settings["mirage"].args == grid.settings["contrastive"].args | {
+        "memory_size": grid.settings["mirage"].args["memory_size"]
+    }
+    assert grid.settings["per_class"].args["text_anchors"] == "per_class"
+    assert grid.settings["multimodal"].args["discriminative_weight"] == 0.0
+
+
+def test_every_learned_setting_has_five_seeds_and_every_sweep_leaves_its_base_out():
+    grid = read_grid()
+    for setting in grid.settings.values():
+        assert len(setting.seeds) >= 5 or setting.kind == "constant" or setting.config == {"trainable": "none"}
+    for setting in grid.sweeps.values():
+        origin = grid.settings[setting.base]
+        assert (setting.config, setting.args) != (origin.config, origin.args)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("base: contrastive", "base: contrast", "mirage is based on contrast"),
+        ("kind: spectra", "kind: spectrum", "spectra is of kind spectrum"),
+        ("reference: mirage", "reference: miracle", "`reference` names miracle"),
+    ],
+)
+def test_a_grid_with_an_unknown_name_is_refused(tmp_path, old, new, message):
+    text = (ROOT / "benchmarks" / "minibench" / "evidence" / "grid.yaml").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "grid.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_grid(tmp_path / "grid.yaml")
+
+
+def test_shards_share_out_every_run_once():
+    runs = read_grid().runs()
+    parts = [runs[index::count] for index, count in map(run.parse_shard, ("0/3", "1/3", "2/3"))]
+    assert sorted(sum(([(s.name, seed) for s, seed in part] for part in parts), [])) == sorted(
+        (setting.name, seed) for setting, seed in runs
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- thresholds
+
+
+def make_scores(random, count=40, decimals=1):
+    """Scores with ties, labels and kinds, fakes somewhat higher."""
+    kinds = random.choice(["photo", "bicubic_x2", "bicubic_x4", "realesrgan"], size=count)
+    kinds[:4] = ["photo", "bicubic_x2", "bicubic_x4", "realesrgan"]
+    labels = (kinds == "realesrgan").astype(int)
+    return np.round(random.normal(size=count) + labels, decimals), labels, kinds
+
+
+def best_by_force(scores, labels, kinds, constrained=True):
+    """Highest balanced accuracy of all thresholds that obey the rule, among many more than needed."""
+    best = -1.0
+    for threshold in np.arange(-5, 6, 0.05) + 0.025:
+        above = scores > threshold
+        photo, control = above[kinds == "photo"].mean(), above[np.isin(kinds, ("bicubic_x2", "bicubic_x4"))].mean()
+        if not constrained or (photo <= 0.15 and control <= 0.10):
+            best = max(best, (above[labels == 1].mean() + 1 - photo) / 2)
+    return best
+
+
+def test_the_chosen_threshold_is_the_best_that_obeys_the_rule():
+    random = np.random.default_rng(0)
+    unconstrained_is_better = 0
+    for _ in range(25):
+        scores, labels, kinds = make_scores(random)
+        above = scores > thresholds.choose_threshold(scores, labels, kinds)
+        photo = above[kinds == "photo"].mean()
+        assert photo <= 0.15
+        assert above[np.isin(kinds, ("bicubic_x2", "bicubic_x4"))].mean() <= 0.10
+        found = (above[labels == 1].mean() + 1 - photo) / 2
+        assert found == pytest.approx(best_by_force(scores, labels, kinds))
+        unconstrained_is_better += best_by_force(scores, labels, kinds, constrained=False) > found + 1e-9
+    assert unconstrained_is_better > 5  # the rule matters on these scores
+
+
+def test_a_detector_that_is_always_wrong_calls_nothing_fake():
+    scores, kinds = np.array([1.0, 2.0, 3.0, -1.0]), ["photo", "bicubic_x2", "photo", "realesrgan"]
+    assert thresholds.choose_threshold(scores, np.array([0, 0, 0, 1]), kinds) > scores.max()
+
+
+def test_the_equal_rate_threshold_is_the_lowest_of_its_rate():
+    random = np.random.default_rng(1)
+    for count in (7, 10, 23, 112):
+        photos = np.round(random.normal(size=count), 1)
+        threshold = thresholds.equal_rate_threshold(np.append(photos, 99.0), ["photo"] * count + ["span"])
+        assert (photos > threshold).mean() <= thresholds.EQUAL_FPR
+        lower = photos[photos < threshold]
+        if len(lower):  # the next lower place for it would exceed the rate
+            assert (photos > lower.max()).mean() > thresholds.EQUAL_FPR
+
+
+def test_validation_metrics_agree_with_scikit_learn():
+    scores, labels, kinds = make_scores(np.random.default_rng(2), count=200)
+    plain = np.isin(kinds, ("photo", "realesrgan"))
+    found = thresholds.validation_metrics(scores, labels, kinds)
+    assert found["auc_photo"] == pytest.approx(roc_auc_score(labels[plain], scores[plain]))
+    assert found["selection"] == pytest.approx((found["auc_photo"] + found["auc_control"]) / 2)
+
+
+# ----------------------------------------------------------------------------------------------------------- bootstrap
+
+
+def test_weighted_ranking_metrics_agree_with_scikit_learn():
+    random = np.random.default_rng(3)
+    scores, labels, _ = make_scores(random, count=120)
+    assert len(np.unique(scores)) < len(scores)
+    weights = random.integers(0, 4, size=(20, len(scores))).astype(np.float32)
+    found = ranking_metrics(scores, labels, weights)
+    for row, weight in enumerate(weights):
+        assert found["auc"][row] == pytest.approx(roc_auc_score(labels, scores, sample_weight=weight))
+        assert found["ap"][row] == pytest.approx(average_precision_score(labels, scores, sample_weight=weight))
+        best = 0.0
+        for threshold in (-9, *scores):
+            above = scores > threshold
+            if np.average(above[labels == 0], weights=weight[labels == 0]) <= 0.10 + 1e-9:
+                best = max(best, np.average(above[labels == 1], weights=weight[labels == 1]))
+        assert found["tpr"][row] == pytest.approx(best)
+    shuffled = ranking_metrics(random.permutation(scores), labels, weights)
+    assert not np.allclose(shuffled["auc"], found["auc"], atol=0.01)
+
+
+def test_a_draw_without_a_class_is_undefined():
+    found = ranking_metrics(np.array([0.1, 0.9]), np.array([0, 1]), np.array([[1, 1], [0, 1], [1, 0]], dtype=float))
+    for values in found.values():
+        assert values[0] == 1.0
+        assert np.isnan(values[1:]).all()
+    assert interval(np.array([0.5, np.nan, 0.4, 0.4]))[:2] == [0.5, 0.4]
+
+
+def test_the_bootstrap_spreads_as_theory_says():
+    """The mean over P photographs of k equal images each: its deviation is one's / sqrt(P), not / sqrt(kP)."""
+    random = np.random.default_rng(4)
+    photos, copies, seeds = 60, 5, 8
+    of_photo, of_seed = random.random(photos), random.normal(size=seeds)
+    groups = np.repeat([f"photo{index}" for index in range(photos)], copies)
+    weights, seed_weights = draw_weights(groups.tolist(), seeds, 4000)
+    _, member = np.unique(groups, return_inverse=True)
+    means = (weights @ of_photo[member]) / weights.sum(axis=1)
+    assert means[0] == pytest.approx(of_photo.mean(), rel=1e-5)
+    assert means[1:].std() == pytest.approx(of_photo.std() / np.sqrt(photos), rel=0.05)
+    assert means[1:].std() > 1.5 * of_photo.std() / np.sqrt(photos * copies)  # what drawing single images would give
+    assert (seed_weights @ of_seed)[1:].std() == pytest.approx(of_seed.std() / np.sqrt(seeds), rel=0.05)
+    assert weights[0].tolist() == [1.0] * len(groups)
+    assert seed_weights.sum(axis=1) == pytest.approx(1.0)
+
+
+# ------------------------------------------------------------------------------------------------ metrics of a setting
+
+
+def make_columns(photos=12):
+    """Columns of a test split: photographs, controls, three generators, and one apart with partners of its own."""
+    rows = []
+    for index in range(photos):
+        photo = f"photo{index:02d}"
+        rows.append((photo, 0, "photo", "realesrgan realsr span", ""))
+        rows += [(photo, 0, kind, kind, "") for kind in ("bicubic_x2", "bicubic_x4")]
+        rows += [(photo, 1, name, name, FAMILIES[name]) for name in ("realesrgan", "realsr", "span")]
+        rows.append((f"face{index:02d}", 0, "partner", "dcgan_face", ""))
+        rows.append((f"face{index:02d}", 1, "dcgan_face", "dcgan_face", "GAN"))
+    names = ("photo", "label", "kind", "generators", "family")
+    return {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def make_setting_scores(columns, seeds, seed):
+    random = np.random.default_rng(seed)
+    return np.round(random.normal(size=(seeds, len(columns["label"]))) + columns["label"], 2)
+
+
+def test_groups_leave_out_what_was_seen_and_what_is_apart():
+    groups = average_groups(list_generators(make_columns()), seen=["realesrgan"], apart=["dcgan_face"])
+    assert groups == {
+        "unseen": [["realsr"], ["span"]],
+        "unseen families": [["span"]],
+        "family RRDB": [["realesrgan", "realsr"]],
+        "family SPAN": [["span"]],
+    }
+
+
+def test_replicates_equal_a_loop_that_copies_images():
+    columns, seeds = make_columns(), 3
+    scores = make_setting_scores(columns, seeds, 0)
+    groups = average_groups(list_generators(columns), ["realesrgan"], ["dcgan_face"])
+    weights, seed_weights = draw_weights(columns["photo"].tolist(), seeds, 15)
+    found = score_setting(scores, [CUTS] * seeds, columns, groups, weights, seed_weights)
+    for row in range(len(weights)):
+        copies = np.repeat(np.arange(len(scores[0])), weights[row].astype(int))
+        kinds, labels = columns["kind"][copies], columns["label"][copies]
+        expected = {"auc/span": 0.0, "balanced_chosen/dcgan_face": 0.0, "fpr_equal/bicubic_x2": 0.0, "ap/unseen": 0.0}
+        for share, run_scores in zip(seed_weights[row], scores[:, copies], strict=True):
+            pair = np.isin(kinds, ("photo", "span"))
+            expected["auc/span"] += share * roc_auc_score(labels[pair], run_scores[pair])
+            above = run_scores > CUTS["chosen"]
+            hit, alarm = above[kinds == "dcgan_face"].mean(), above[kinds == "partner"].mean()
+            expected["balanced_chosen/dcgan_face"] += share * (hit + 1 - alarm) / 2
+            expected["fpr_equal/bicubic_x2"] += share * (run_scores[kinds == "bicubic_x2"] > CUTS["equal"]).mean()
+            for name in ("realsr", "span"):
+                pair = np.isin(kinds, ("photo", name))
+                expected["ap/unseen"] += share * average_precision_score(labels[pair], run_scores[pair]) / 2
+        for name, value in expected.items():
+            assert found[name][row] == pytest.approx(value), name
+
+
+def test_one_run_stands_for_all_seeds():
+    columns = make_columns()
+    scores = make_setting_scores(columns, 1, 0)
+    weights, seed_weights = draw_weights(columns["photo"].tolist(), 3, 10)
+    one = score_setting(scores, [CUTS], columns, {}, weights, seed_weights)
+    three = score_setting(scores.repeat(3, axis=0), [CUTS] * 3, columns, {}, weights, seed_weights)
+    for name in one:
+        assert one[name] == pytest.approx(three[name])
+
+
+def test_weighted_share_without_weight_is_undefined():
+    assert np.isnan(weighted_share(np.array([True]), np.zeros((1, 1))))[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ features
+
+
+def wave(size, cycles_y, cycles_x):
+    """Grey picture of one plane wave, uint8 `(1, size, size, 3)`."""
+    y, x = np.mgrid[:size, :size] / size
+    grey = 127.5 + 100 * np.cos(2 * np.pi * (cycles_y * y + cycles_x * x))
+    return np.repeat(grey.round().astype(np.uint8)[None, :, :, None], 3, axis=3)
+
+
+@pytest.mark.parametrize("cycles", [6, 15, 33, 45])
+def test_a_wave_is_found_in_the_ring_of_its_frequency(cycles):
+    features = residuals.spectral_features(wave(96, 0, cycles))[0, : residuals.RADIAL_BINS]
+    assert features.argmax() == int(cycles / 96 / 0.5 * residuals.RADIAL_BINS)
+
+
+def test_a_wave_is_found_in_the_sector_of_its_direction():
+    rings, sectors = residuals.RADIAL_BINS, residuals.ANGULAR_BINS
+    for cycles_y, cycles_x, angle in ((10, 30, 18.4), (30, 10, 71.6), (30, -10, 108.4), (10, -30, 161.6)):
+        features = residuals.spectral_features(wave(96, cycles_y, cycles_x))[0, rings : rings + sectors]
+        assert features.argmax() == int(angle / 180 * sectors)
+
+
+def test_bins_are_means_and_noise_is_flat_in_them():
+    bins = residuals.spectrum_bins(96)
+    assert bins.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
+    noise = np.random.default_rng(0).normal(size=(40, 96, 96))
+    power = (np.abs(np.fft.fft2(noise)) ** 2).reshape(40, -1).mean(axis=0) / 96**2
+    assert bins @ power == pytest.approx(1.0, abs=0.2)
+
+
+def test_neighbour_residual_vanishes_on_doubled_pixels_only():
+    random = np.random.default_rng(0)
+    small = random.random((2, 8, 8))
+    doubled = small.repeat(2, axis=1).repeat(2, axis=2)
+    assert not residuals.neighbour_residual(doubled).any()
+    assert residuals.neighbour_residual(np.roll(doubled, 1, axis=2)).any()
+    assert residuals.smoothing_residual(np.ones((1, 6, 6))) == pytest.approx(0.0)
+
+
+# ------------------------------------------------------------------------------------------------ images and schedules
+
+
+def write_bench(folder, splits=("train", "validation", "test"), photos=4, side=192):
+    """A mini-benchmark of noise: fakes are smooth, so that something can be learnt."""
+    random = np.random.default_rng(0)
+    rows = []
+    for split in splits:
+        generators = ["realesrgan"] if split != "test" else ["realesrgan", "realsr", "span"]
+        for index in range(photos):
+            photo = f"{split}{index}"
+            versions = [("photo", "real"), ("bicubic_x2", "real"), ("bicubic_x4", "real")]
+            versions += [(name, "fake") for name in generators]
+            for kind, label in versions:
+                path = f"images/{split}/{photo}_{kind}.jpg"
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                step = 8 if label == "fake" else 1
+                noise = random.integers(0, 256, size=(side // step, side // step, 3), dtype=np.uint8)
+                Image.fromarray(noise.repeat(step, axis=0).repeat(step, axis=1)).save(folder / path, quality=80)
+                users = generators if kind == "photo" else [kind]
+                rows += [(path, label, user, FAMILIES.get(user, "control"), split, photo) for user in users]
+            if split == "test":
+                for label in ("real", "fake"):
+                    path = f"images/test/face{index}_{label}.jpg"
+                    Image.fromarray(random.integers(0, 256, size=(side, side, 3), dtype=np.uint8)).save(folder / path)
+                    rows.append((path, label, "dcgan_face", "GAN", split, f"face{index}"))
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["path", "label", "generator", "family", "split", "photo"])
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    write_bench(folder)
+    return folder
+
+
+def test_each_image_is_read_once_with_all_its_generators(bench):
+    split = read_split(bench, "test", ["dcgan_face"])
+    assert len(split.paths) == len(set(split.paths)) == 4 * 8
+    photo = split.kinds.index("photo")
+    assert split.generators[photo] == "realesrgan realsr span"
+    assert split.families[photo] == ""
+    assert split.kinds.count("partner") == 4  # the face's real ones are no photographs
+    assert split.labels.tolist() == [int(kind in FAMILIES) for kind in split.kinds]
+    assert read_split(bench, "test", []).kinds.count("photo") == 8
+    with pytest.raises(ValueError, match="no split 'trial'"):
+        read_split(bench, "trial", [])
+
+
+def test_a_schedule_is_balanced_and_uses_all_images_alike(bench):
+    split = read_split(bench, "train", [])
+    batch = {"fake": 4, "photo": 2, "bicubic_x2": 1, "bicubic_x4": 1}
+    schedule = draw_schedule(split, batch, steps=6, seed=3)
+    assert schedule.shape == (6, 8)
+    for row in schedule:
+        kinds = [split.kinds[index] for index in row]
+        assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+            "realesrgan": 4,
+            "photo": 2,
+            "bicubic_x2": 1,
+            "bicubic_x4": 1,
+        }
+    fakes = np.bincount(schedule[:, :4].ravel())
+    assert set(fakes[fakes > 0].tolist()) == {6}
+    assert (schedule == draw_schedule(split, batch, 6, 3)).all()
+    assert (schedule != draw_schedule(split, batch, 6, 4)).any()
+    with pytest.raises(ValueError, match="no image of kind 'span'"):
+        draw_schedule(split, {"span": 1}, 1, 0)
+
+
+def test_crops_depend_on_seed_and_place_alone(bench):
+    split = read_split(bench, "train", [])
+    schedule = draw_schedule(split, {"fake": 2, "photo": 2}, 2, 0)
+    config = AugmentationConfig(
+        geometry="crop",
+        rotation_probability=0.0,
+        brightness_contrast_probability=0.0,
+        grayscale_probability=0.0,
+        blur_probability=0.0,
+        noise_probability=0.0,
+        jpeg_probability=0.0,
+    )
+    first, again, other = (
+        np.stack(list(TrainingCrops(split, schedule, FlipAndAugment(config, 96), seed).batches()))
+        for seed in (0, 0, 1)
+    )
+    assert first.shape == (2, 4, 96, 96, 3)
+    assert (first == again).all()
+    assert (first != other).any()
+    for crop, row in zip(first.reshape(-1, 96, 96, 3), schedule.ravel(), strict=True):
+        rows_of_source = np.lib.stride_tricks.sliding_window_view(split.pixels[row][:97, :, 0], 96, axis=1)
+        assert any((rows_of_source == view[0, :, 0]).all(axis=2).any() for view in (crop, crop[:, ::-1]))
+
+
+# ----------------------------------------------------------------------------------------------------- stages, storage
+
+
+@pytest.fixture(scope="module")
+def small_grid():
+    grid = read_grid()
+    names = ("always_real", "always_fake", "metadata", "spectra", "zero_shot", "linear_probe", "mirage")
+    settings = {name: grid.settings[name] for name in names}
+    grid = replace(grid, steps=2, batch={"fake": 4, "photo": 2, "bicubic_x2": 1, "bicubic_x4": 1}, settings=settings)
+    grid = replace(grid, sweeps={})
+    grid.limit_seeds(2)
+    return grid
+
+
+@pytest.fixture(scope="module")
+def finished(bench, small_grid, tmp_path_factory):
+    """Folders of runs and results after all stages; the test images weren't there while it trained."""
+    work, results = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("results")
+    hidden = bench / "images" / "elsewhere"
+    (bench / "images" / "test").rename(hidden)
+    stages.train(small_grid, small_grid.runs(), bench, BACKBONE, work)
+    hidden.rename(bench / "images" / "test")
+    stages.final(small_grid, list(small_grid.settings.values()), bench, BACKBONE, work, results)
+    return work, results
+
+
+def test_training_writes_weights_and_validation_scores(finished, small_grid):
+    work, _ = finished
+    for setting, seed in small_grid.runs():
+        found = json.loads((work / setting.name / f"seed{seed}" / "run.json").read_text(encoding="utf-8"))
+        assert len(found["log_odds"]) == 4 * 4
+        assert found["identity"]["steps"] == 2
+        assert {"torch", "transformers", "mirage_hf", "threads"} <= set(found["environment"])
+
+
+def test_finished_runs_are_kept_and_changed_ones_are_not(finished, small_grid, bench, tmp_path):
+    work, _ = finished
+    setting = small_grid.settings["metadata"]
+    source = stages.identify(bench, BACKBONE)
+    folder = stages.run_folder(work, setting, 0)
+    assert stages.is_finished(folder, small_grid.fields(setting, 0) | source)
+    assert not stages.is_finished(folder, replace(small_grid, steps=3).fields(setting, 0) | source)
+    before = (folder / "run.json").stat().st_mtime_ns
+    stages.train(small_grid, [(setting, 0)], bench, BACKBONE, work)
+    assert (folder / "run.json").stat().st_mtime_ns == before
+
+
+def test_a_stored_detector_scores_as_it_did(finished, small_grid, bench):
+    """Weights that weren't saved, or not loaded, would show: scores of validation come out as in training."""
+    work, _ = finished
+    validation = read_split(bench, "validation", small_grid.apart)
+    size = stages.image_size(BACKBONE)
+    for name in ("metadata", "spectra", "linear_probe", "mirage"):
+        setting = small_grid.settings[name]
+        folder = stages.run_folder(work, setting, 1)
+        stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))["log_odds"]
+        detector = stages.make_detector(setting, 1, BACKBONE, size)
+        detector.load_state(stages.load_file(folder / "weights.safetensors"))
+        assert detector.log_odds(validation) == pytest.approx(stored, abs=2e-4)
+    untrained = stages.make_detector(small_grid.settings["mirage"], 1, BACKBONE, size).log_odds(validation)
+    assert untrained != pytest.approx(stored, abs=2e-4)
+
+
+def test_the_test_split_is_looked_at_once(finished, small_grid, bench):
+    work, results = finished
+    path = results / "detectors" / "metadata.json"
+    before = path.stat().st_mtime_ns
+    stages.final(small_grid, [small_grid.settings["metadata"]], bench, BACKBONE, work, results)
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="metadata was scored on test as it was before"):
+        stages.final(replace(small_grid, steps=9), [small_grid.settings["metadata"]], bench, BACKBONE, work, results)
+
+
+def test_a_setting_with_missing_runs_is_not_scored(finished, small_grid, bench, tmp_path):
+    stages.final(small_grid, [small_grid.settings["metadata"]], bench, BACKBONE, tmp_path / "none", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_always_real_and_always_fake_come_out_as_they_must(finished, small_grid):
+    _, results = finished
+    found = tables.build_table(small_grid, results, replicates=20)["settings"]
+    for name, rate in (("always_real", 0.0), ("always_fake", 1.0)):
+        metrics = found[name]["metrics"]
+        assert metrics["fpr_chosen/photo"] == [rate] * 3
+        assert metrics["auc/span"] == [0.5] * 3
+        assert metrics["balanced_equal/unseen"] == [0.5] * 3
+        assert metrics["ap/span"] == [0.5] * 3  # as many photographs as fakes
+
+
+def test_paired_differences_of_equal_rows_are_zero_and_of_others_not(finished, small_grid, tmp_path):
+    _, results = finished
+    copied = tmp_path / "detectors"
+    copied.mkdir()
+    (tmp_path / "images.csv.gz").write_bytes((results / "images.csv.gz").read_bytes())
+    for name in ("mirage", "spectra"):
+        for suffix in (".json", ".csv.gz"):
+            content = (results / "detectors" / (name + suffix)).read_bytes()
+            (copied / (name + suffix)).write_bytes(content)
+            if name == "mirage":
+                (copied / ("linear_probe" + suffix)).write_bytes(content)
+    found = tables.build_table(small_grid, tmp_path, replicates=50)["settings"]
+    assert all(cell == [0.0, 0.0, 0.0] for cell in found["linear_probe"]["differences"].values())
+    assert any(cell != [0.0, 0.0, 0.0] for cell in found["spectra"]["differences"].values())
+
+
+def test_the_table_has_a_row_for_each_setting_and_repeats(finished, small_grid):
+    _, results = finished
+    tables.write_tables(small_grid, results)
+    text = (results / "table.md").read_text(encoding="utf-8")
+    tables.write_tables(small_grid, results)
+    assert (results / "table.md").read_text(encoding="utf-8") == text
+    assert all(f"\n| {setting.title} |" in text for setting in small_grid.settings.values())
+    assert "dcgan_face AP" in text
+    table = json.loads((results / "table.json").read_text(encoding="utf-8"))
+    assert table["seen"] == ["realesrgan"]
+    assert "representation" in table["settings"]["mirage"]
+
+
+def damage_scores(folder, edit):
+    path = folder / "detectors" / "spectra.csv.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    path.write_bytes(gzip.compress("\n".join(edit(lines)).encode()))
+
+
+def damage_index(folder):
+    content = gzip.decompress((folder / "images.csv.gz").read_bytes())
+    (folder / "images.csv.gz").write_bytes(gzip.compress(content.replace(b"span", b"spam")))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: damage_scores(folder, lambda lines: lines[:-1]), "scores of shape"),
+        (lambda folder: damage_scores(folder, lambda lines: [*lines[:-1], "nan,0.1"]), "aren't finite"),
+        (lambda folder: damage_scores(folder, lambda lines: ["seed7,seed8", *lines[1:]]), "other seeds"),
+        (damage_index, "on other images"),
+    ],
+    ids=["a row lost", "a score lost", "other seeds", "other images"],
+)
+def test_damaged_results_are_refused(finished, small_grid, tmp_path, damage, message):
+    _, results = finished
+    for path in [results / "images.csv.gz", *(results / "detectors").iterdir()]:
+        target = tmp_path / path.relative_to(results)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    storage.read_scores(tmp_path, "spectra", storage.read_index(tmp_path))
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        storage.read_scores(tmp_path, "spectra", storage.read_index(tmp_path))
+
+
+# --------------------------------------------------------------------------------------------------- what is committed
+
+needs_results = pytest.mark.skipif(not (RESULTS / "table.json").is_file(), reason="no results are committed yet")
+
+
+@needs_results
+def test_committed_results_are_complete_and_of_this_grid():
+    grid = read_grid()
+    index = storage.read_index(RESULTS)
+    assert set(index.columns["split"]) == {"validation", "test"}
+    for name, setting in grid.settings.items():
+        facts, scores = storage.read_scores(RESULTS, name, index)
+        assert [run["seed"] for run in facts["runs"]] == setting.seeds
+        for seed, found in zip(setting.seeds, facts["runs"], strict=True):
+            assert found["identity"].items() >= grid.fields(setting, seed).items(), f"{name} ran with other fields"
+        rows, columns = index.select("validation")
+        for found, run_scores in zip(facts["runs"], scores[:, rows], strict=True):
+            if setting.kind != "constant":
+                chosen = thresholds.choose_threshold(run_scores, columns["label"], columns["kind"])
+                assert found["threshold"] == pytest.approx(chosen, abs=1e-9)
+
+
+@needs_results
+def test_the_committed_table_has_the_estimates_of_the_committed_scores():
+    committed = json.loads((RESULTS / "table.json").read_text(encoding="utf-8"))
+    made = tables.build_table(read_grid(), RESULTS, replicates=2)
+    assert list(made["settings"]) == list(committed["settings"])
+    for name, found in made["settings"].items():
+        for part in ("metrics", "differences"):
+            estimates = {key: cell[0] for key, cell in found[part].items()}
+            stored = {key: cell[0] for key, cell in committed["settings"][name][part].items()}
+            assert estimates == pytest.approx(stored, abs=2e-5)
+
+
+@needs_results
+@pytest.mark.slow
+def test_the_committed_table_is_the_one_made_from_the_committed_scores(tmp_path):
+    for path in [RESULTS / "images.csv.gz", RESULTS / "sweeps.json", *(RESULTS / "detectors").iterdir()]:
+        target = tmp_path / path.relative_to(RESULTS)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    tables.write_tables(read_grid(), tmp_path)
+    for name in ("table.md", "table.json"):
+        assert (tmp_path / name).read_text(encoding="utf-8") == (RESULTS / name).read_text(encoding="utf-8")
+
+
+def test_a_changed_setting_has_another_identity():
+    grid = read_grid()
+    changed = copy.deepcopy(grid.settings["mirage"])
+    changed.args["temperature"] = 0.5
+    assert grid.fields(changed, 0) != grid.fields(grid.settings["mirage"], 0)
+    assert grid.fields(grid.settings["mirage"], 0) != grid.fields(grid.settings["mirage"], 1)
