@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
+from transformers import CLIPModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -401,6 +403,49 @@ def small_grid():
     grid = replace(grid, sweeps={})
     grid.limit_seeds(2)
     return grid
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "text_prompts", "cross_attention", "sum"])
+def test_exactly_what_is_to_learn_learns(bench, name):
+    grid = replace(read_grid(), steps=2, batch={"fake": 2, "photo": 2})
+    setting = grid.settings[name]
+    setting.args["warmup_epochs"] = 0.0
+    split = read_split(bench, "train", [])
+    detector = stages.make_detector(setting, 0, BACKBONE, 96)
+    before = {key: value.clone() for key, value in detector.model.state_dict().items()}
+    augmentation = FlipAndAugment(AugmentationConfig(**grid.augmentation), 96)
+    detector.fit(TrainingCrops(split, draw_schedule(split, grid.batch, grid.steps, 0), augmentation, 0), split)
+    moved = {key for key, value in detector.model.state_dict().items() if not value.equal(before[key])}
+    learnt = set(detector.state())
+    assert moved <= learnt
+    if name == "full":  # unused positions and words get no gradient, but every layer does
+        assert sum("encoder.layers" in key for key in learnt - moved) == 0
+        assert not any("lora" in key or "prompt" in key for key in learnt)
+    else:
+        assert moved == learnt
+        assert all(("lora_" if name == "lora" else "prompt_learner") in key for key in learnt)
+
+
+def test_the_embedding_of_an_image_is_the_mean_over_its_tiles(bench):
+    split = read_split(bench, "train", [])
+    detector = stages.make_detector(read_grid().settings["zero_shot"], 0, BACKBONE, 96)
+    image = split.pixels[[split.kinds.index("photo")]].copy()
+    image[:, :, 96:] = split.pixels[split.kinds.index("realesrgan")][:, 96:]  # the right half is another picture
+    tiles = np.concatenate([image[:, top : top + 96, left : left + 96] for top in (0, 96) for left in (0, 96)])
+    with torch.inference_mode():
+        whole, texts = detector.run(image)
+        parts, _ = detector.run(tiles)
+        clip = CLIPModel.from_pretrained(BACKBONE).eval()
+        values = detector.processor(Image.fromarray(tiles[0]), return_tensors="pt")["pixel_values"]
+        expected = torch.nn.functional.normalize(clip.get_image_features(values).pooler_output, dim=-1)
+    mean = torch.nn.functional.normalize(parts.mean(dim=0), dim=-1)
+    assert whole[0].tolist() == pytest.approx(mean.tolist(), abs=2e-3)
+    near = pytest.approx(expected[0].tolist(), abs=2e-2)  # bfloat16 against float32
+    assert parts[0].tolist() == near
+    assert parts[1].tolist() != near
+    assert detector.log_odds_of(whole, texts)[0] == pytest.approx(
+        float(clip.logit_scale.detach().exp() * (whole[0] @ (texts[1] - texts[0]))), abs=1e-4
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +25,6 @@ from .images import Split, TrainingCrops
 
 # On one thread, eager attention of 153 tokens is faster than the fused kernel.
 ATTENTION = "eager"
-# The same schedule for all: a twelfth of the steps at a small constant rate, then half a cosine.
-SCHEDULE: dict[str, Any] = {"num_train_epochs": 1, "warmup_epochs": 0.08, "optim": "adamw_torch"}
 
 
 class ClipClassifier(nn.Module):
@@ -103,7 +100,6 @@ class BackboneDetector:
                 logging_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
-                **SCHEDULE,
                 **self.args,
             )
             trainer = MiraGeTrainer(model=self.model, args=args, train_dataset=dataset)

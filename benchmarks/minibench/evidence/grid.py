@@ -94,7 +94,7 @@ def read_grid(path: Path = GRID_FILE) -> Grid:
     raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings: dict[str, Setting] = {}
     for name, fields in raw["settings"].items():
-        settings[name] = _make_setting(name, fields, settings, raw["seeds"])
+        settings[name] = _make_setting(name, fields, settings, raw["seeds"], raw["schedule"])
     if raw["reference"] not in settings:
         raise ValueError(f"`reference` names {raw['reference']}, which is no setting")
     sweeps: dict[str, Setting] = {}
@@ -107,8 +107,10 @@ def read_grid(path: Path = GRID_FILE) -> Grid:
     )
 
 
-def _make_setting(name: str, fields: dict[str, Any], known: dict[str, Setting], seeds: list[int]) -> Setting:
-    """A setting; with a `base`, that one's kind and fields come first."""
+def _make_setting(
+    name: str, fields: dict[str, Any], known: dict[str, Setting], seeds: list[int], schedule: dict[str, Any]
+) -> Setting:
+    """A setting; with a `base`, that one's kind and fields come first. What has `args` gets the schedule as well."""
     fields = dict(fields)
     base = fields.pop("base", None)
     if base is not None:
@@ -119,6 +121,8 @@ def _make_setting(name: str, fields: dict[str, Any], known: dict[str, Setting], 
         fields["args"] = known[base].args | fields.get("args", {})
     if fields["kind"] not in KINDS:
         raise ValueError(f"{name} is of kind {fields['kind']}, which is none of {', '.join(KINDS)}")
+    if "args" in fields:
+        fields["args"] = schedule | fields["args"]
     return Setting(name, **{"seeds": seeds} | fields)
 
 
