@@ -552,6 +552,31 @@ def test_the_table_has_a_row_for_each_setting_and_repeats(finished, small_grid):
     assert "representation" in table["settings"]["mirage"]
 
 
+def test_sweeps_hold_finished_runs_of_this_grid_beside_their_base(bench, tmp_path):
+    grid = read_grid()
+    grid = replace(grid, sweeps={name: found for name, found in grid.sweeps.items() if name.startswith("mirage.temp")})
+    varied, *others = grid.sweeps.values()
+    source = stages.identify(bench, BACKBONE)
+    for setting, seed, steps in (
+        (grid.settings["mirage"], 0, grid.steps),
+        (grid.settings["mirage"], 4, grid.steps),  # of a seed that no sweep has
+        (varied, 0, grid.steps),
+        (varied, 1, grid.steps),
+        (others[0], 0, grid.steps + 1),  # of another grid
+    ):
+        identity = replace(grid, steps=steps).fields(setting, seed) | source
+        validation = dict.fromkeys(("selection", "auc_photo"), 0.5 + 0.1 * seed)
+        record = {"setting": setting.name, "seed": seed, "identity": identity, "validation": validation}
+        path = stages.run_folder(tmp_path, setting, seed) / "run.json"
+        storage.write_text(path, json.dumps(record | {"training_cpu_seconds": 1.0}))
+    stages.gather_sweeps(grid, bench, BACKBONE, tmp_path, tmp_path)
+    runs = json.loads((tmp_path / "sweeps.json").read_text(encoding="utf-8"))
+    rows = tables.summarise_sweeps(grid, runs)
+    assert [(row["setting"], row["runs"]) for row in rows] == [("mirage", 1), (varied.name, 2)]
+    assert rows[1]["selection"] == pytest.approx(0.55)
+    assert rows[1]["spread"] == pytest.approx(0.1)
+
+
 def damage_scores(folder, edit):
     path = folder / "detectors" / "spectra.csv.gz"
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.stage == "train":
             stages.train(grid, runs[index::count], options.data, options.backbone, options.work)
         elif options.stage == "sweeps":
-            stages.gather_sweeps(grid, options.work, options.results)
+            stages.gather_sweeps(grid, options.data, options.backbone, options.work, options.results)
         else:
             settings = [grid.settings[name] for name in options.only] if options.only else list(grid.settings.values())
             shard = settings[index::count]

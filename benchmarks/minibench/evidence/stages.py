@@ -176,18 +176,19 @@ def limit_threads() -> None:
     torch.set_num_threads(1)
 
 
-def gather_sweeps(grid: Grid, work: Path, results: Path) -> None:
-    """Writes validation metrics of the finished sweep runs, and of the settings they vary, to `sweeps.json`."""
+def gather_sweeps(grid: Grid, data: Path, backbone: Path, work: Path, results: Path) -> None:
+    """Writes validation metrics of the finished sweep runs, and of what they vary with the same seeds, to a file."""
+    source = identify(data, backbone)
+    runs = dict.fromkeys((setting.base, seed) for setting in grid.sweeps.values() for seed in setting.seeds)
+    chosen = [(grid.settings[str(base)], seed) for base, seed in runs]
+    chosen += [(setting, seed) for setting in grid.sweeps.values() for seed in setting.seeds]
     found = []
-    bases = [
-        grid.settings[name] for name in dict.fromkeys(setting.base for setting in grid.sweeps.values() if setting.base)
-    ]
-    for setting in [*bases, *grid.sweeps.values()]:
-        for seed in setting.seeds:
-            path = run_folder(work, setting, seed) / "run.json"
-            if path.is_file():
-                run = json.loads(path.read_text(encoding="utf-8"))
-                found.append(
-                    {key: run[key] for key in ("setting", "seed", "identity", "training_cpu_seconds", "validation")}
-                )
+    for setting, seed in chosen:
+        folder = run_folder(work, setting, seed)
+        if is_finished(folder, grid.fields(setting, seed) | source):
+            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            found.append(
+                {key: run[key] for key in ("setting", "seed", "identity", "training_cpu_seconds", "validation")}
+            )
+    logger.info("%d of %d runs are finished", len(found), len(chosen))
     storage.write_text(results / "sweeps.json", json.dumps(found, indent=1) + "\n")

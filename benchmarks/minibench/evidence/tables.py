@@ -110,7 +110,7 @@ def _describe_runs(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def summarise_sweeps(grid: Grid, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
-    Validation metrics of each varied setting and of what it varies, over the seeds that both have.
+    Validation metrics of each varied setting and of what it varies, means over seeds.
 
     Args:
         grid ([`Grid`]): Names the sweeps.
