@@ -1,32 +1,36 @@
-"""Build the offline mini-benchmark: real photographs against neural upscalers and style networks.
+"""Build the offline mini-benchmark: real photographs against neural upscalers, style networks and two small GANs.
 
-    python benchmarks/minibench/build.py            # fetch, photos, fakes, null: about ten minutes on one CPU core
-    python benchmarks/minibench/build.py fakes      # one step; every step goes on where it stopped
+    python benchmarks/minibench/build.py            # everything, from nothing: about 40 minutes of one CPU core
+    python benchmarks/minibench/build.py carried    # one step; every step goes on where it stopped
 
-`fetch` needs Debian 12's package lists and a Python package index; nothing later touches the network. The result is
-`carried/`, which is committed, so this is only for those who want to check or change it.
+Two tiers: the full one is built under `work/full/` from all photographs with all generators, and is never committed;
+the carried one, `carried/`, is the part of its files that may be passed on, byte for byte. `fetch` needs Debian 12's
+package lists, npm and a Python package index; nothing later touches the network.
 """
 
 import argparse
-import csv
 import io
+import json
 import logging
 import os
-from collections import Counter
+import shutil
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are loaded
 
+import audit
 import generators
-import metadata_null
+import leak
+import listing
 import photos
 import sources
 from PIL import Image
 
 logger = logging.getLogger("minibench")
 
-CARRIED = sources.HERE / "carried"
-COLUMNS = ("path", "label", "generator", "split", "photo", "source", "license", "sha256")
+FULL, CARRIED = sources.WORK / "full", sources.HERE / "carried"
 CONTROLS = {"bicubic_x2": 2, "bicubic_x4": 4}
+CARRIED_CROPS = {"train": 2, "validation": 2, "test": 1}  # the first ones of each photograph
 
 
 def encode(image: Image.Image, quality: int) -> bytes:
@@ -36,56 +40,96 @@ def encode(image: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def variants(crop: photos.Crop) -> list[str]:
-    """The versions of a crop: all generators on test crops; the style ones, whose files are large, on first crops."""
+def fakes_of(crop: photos.Crop) -> list[str]:
+    """The generators that see a crop: all of them on test crops, the two style ones on first crops only."""
     names = generators.FAMILIES if crop.split == "test" else [generators.SEEN]
-    return ["photo", *CONTROLS, *(name for name in names if crop.index == 0 or "style" not in name)]
+    return [name for name in names if crop.index == 0 or generators.FAMILIES[name] != "style"]
 
 
-def fakes() -> None:
-    """Write every version of every crop, then the manifest and the attribution."""
-    crops = list(photos.crops())
-    rows, files, loaded = [], set(), {}
-    for number, crop in enumerate(crops):
-        for variant in variants(crop):
-            path = CARRIED / "images" / f"{crop.name}_{variant}.jpg"
-            files.add(path)
-            if not path.exists():
-                if variant == "photo":
-                    image = crop.context
-                elif variant in CONTROLS:
-                    image = generators.resampled(crop, CONTROLS[variant])
-                else:
-                    if variant not in loaded:
-                        loaded[variant] = generators.load(variant)
-                    image = loaded[variant](crop)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(".partial")
-                partial.write_bytes(encode(image, crop.quality))
-                partial.rename(path)
-            digest = sources.sha256(path.read_bytes())
-            about = (crop.split, crop.photo.id, crop.photo.package, crop.photo.license, digest)
-            relative = path.relative_to(CARRIED).as_posix()
-            if variant == "photo":  # shared reals: one row for each generator they stand against
-                partners = [name for name in variants(crop) if name in generators.FAMILIES]
-                rows += [(relative, "real", partner, *about) for partner in partners]
-            else:
-                rows.append((relative, "real" if variant in CONTROLS else "fake", variant, *about))
-        if number % 20 == 19:
-            logger.info("%d of %d crops", number + 1, len(crops))
-    for path in (CARRIED / "images").rglob("*.*"):
-        if path not in files:
-            path.unlink()  # left by an earlier choice of crops
-    with (CARRIED / "manifest.csv").open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(sorted(rows, key=lambda row: (photos.SPLITS.index(row[3]), row[2], row[1], row[0])))
-    write_attribution({crop.photo.id for crop in crops})
-    counts = Counter((row[3], row[2], row[1]) for row in rows)
-    for (split, generator, label), count in sorted(counts.items()):
-        logger.info("%-10s %-10s %-4s %d", split, generator, label, count)
+def versions(crop: photos.Crop) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Each version of a crop: its name, label, and the (generator, family) of its rows in the manifest."""
+    fakes = [(name, generators.FAMILIES[name]) for name in fakes_of(crop)]
+    # Plain photographs are shared: one row for each generator that they stand against.
+    result = [("photo", "real", [(name, family) for name, family in fakes if name not in generators.FROM_NOISE])]
+    result += [(name, "real", [(name, "control")]) for name in CONTROLS]
+    for name, family in fakes:
+        result.append((name, "fake", [(name, family)]))
+        if name in generators.FROM_NOISE:
+            result.append((f"native{generators.FROM_NOISE[name]}", "real", [(name, family)]))
+    return result
+
+
+class Maker:
+    """Makes one version of a crop; each network is loaded when it's first asked for."""
+
+    def __init__(self) -> None:
+        self.loaded: dict = {}
+
+    def __call__(self, crop: photos.Crop, version: str) -> Image.Image:
+        if version == "photo":
+            return crop.context
+        if version in CONTROLS:
+            return generators.resampled(crop, CONTROLS[version])
+        if version.startswith("native"):
+            return generators.at_native_size(crop, int(version.removeprefix("native")))
+        if version not in self.loaded:
+            self.loaded[version] = generators.load(version)
+        return self.loaded[version](crop)
+
+
+def full() -> None:
+    """Write every version of every crop under `work/full/`; the manifest grows by one split after the other."""
+    make, rows, files = Maker(), [], set()
+    for split in photos.SPLITS:
+        for number, crop in enumerate(photos.crops(split), 1):
+            for version, label, places in versions(crop):
+                path = FULL / "images" / f"{crop.name}_{version}.jpg"
+                files.add(path)
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    partial = path.with_suffix(".partial")
+                    partial.write_bytes(encode(make(crop, version), crop.quality))
+                    partial.rename(path)
+                about = (split, crop.photo.id, crop.photo.package, crop.photo.license)
+                digest = sources.sha256(path.read_bytes())
+                relative = path.relative_to(FULL).as_posix()
+                rows += [listing.Row(relative, label, *place, *about, digest) for place in places]
+            if number % 20 == 0:
+                logger.info("%s: %d crops", split, number)
+        listing.write(FULL, rows)
+        logger.info("%s: done", split)
+    remove_others(FULL, files)
+
+
+def carry() -> None:
+    """Copy to `carried/` what may be passed on, with its part of the manifest, and write the attribution."""
+    redistributable = {photo.id for photo in sources.photographs() if photo.redistributable}
+    rows = [
+        row
+        for row in listing.read(FULL)
+        if row.photo in redistributable
+        and row.generator not in generators.FULL_ONLY
+        and row.index < CARRIED_CROPS[row.split]
+    ]
+    files = {CARRIED / row.path for row in rows}
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(FULL / file.relative_to(CARRIED), file)
+    remove_others(CARRIED, files)
+    listing.write(CARRIED, rows)
+    write_attribution({row.photo for row in rows})
+    checksums = json.loads(photos.CHECKSUMS.read_text())
+    checksums["manifest"] = {folder.name: listing.checksum(folder) for folder in (CARRIED, FULL)}
+    photos.CHECKSUMS.write_text(json.dumps(checksums, indent=1, sort_keys=True) + "\n")
     size = sum(path.stat().st_size for path in CARRIED.rglob("*") if path.is_file())
-    logger.info("%d images, %.2f MB in all", len(files), size / 1e6)
+    logger.info("carried: %d images, %.2f MB in all", len(files), size / 1e6)
+
+
+def remove_others(folder: Path, files: set[Path]) -> None:
+    """Remove images left by an earlier choice of crops."""
+    for path in (folder / "images").rglob("*.*"):
+        if path not in files:
+            path.unlink()
 
 
 def write_attribution(used: set[str]) -> None:
@@ -105,8 +149,10 @@ def main() -> None:
     steps = {
         "fetch": sources.fetch,
         "photos": photos.prepare,
-        "fakes": fakes,
-        "null": lambda: metadata_null.report(CARRIED),
+        "full": full,
+        "carried": carry,
+        "leak": lambda: leak.report(FULL),
+        "audit": lambda: audit.report({"full": FULL, "carried": CARRIED}),
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("steps", nargs="*", metavar="step", help=f"{', '.join(steps)}; all of them by default")

