@@ -183,16 +183,22 @@ class MiraGePreTrainedModel(PreTrainedModel):
 
     @contextmanager
     def portable(self):
-        """Within it, `save_pretrained` writes checkpoints that load on other machines."""
-        before = self.config.save_base_model
+        """Within it, `save_pretrained` writes what loads on other machines and names no folder of this one."""
+        names = ("save_base_model", "base_model_name_or_path", "base_model_fingerprint")
+        before = {name: getattr(self.config, name) for name in names}
         base = self.config.base_model_name_or_path
-        if base is not None and os.path.isdir(base) and not before:
-            logger.warning("The base model %s is a folder of this machine, so the encoders are saved as well.", base)
+        if base is not None and os.path.isdir(base):
+            if not self.config.save_base_model:
+                logger.warning(
+                    "The base model %s is a folder of this machine, so the encoders are saved as well.", base
+                )
             self.config.save_base_model = True
+            self.config.base_model_name_or_path = self.config.base_model_fingerprint = None
         try:
             yield
         finally:
-            self.config.save_base_model = before
+            for name, value in before.items():
+                setattr(self.config, name, value)
 
 
 __all__ = ["MiraGePreTrainedModel"]

@@ -4,9 +4,10 @@
     python training/pretrain_tiny_clip.py --steps 4000 --seed 0      # resumable; one CPU thread and one for data
 
 It's a stand-in for CLIP where CLIP's weights can't be had. It sees the training photographs of the mini-benchmark
-only, degraded by `benchmarks/minibench/operations.py`, with captions that name the operations; never a neural
-generator's output and never the phrases "a photo of a real" / "a photo of a fake". Losses: CLIP's contrastive one,
-in which equal captions count as positives, plus the attributes (which operations, how strong).
+only, degraded by `benchmarks/minibench/operations.py`, with captions that name the operations and where the finest
+detail comes from: the camera ("real") or an upsampler without a trained network ("fake"). It never sees a neural
+generator's output. Losses: CLIP's contrastive one, in which equal captions count as positives; the choice between two
+captions that differ in where the detail comes from; the attributes (which operations, how strong).
 """
 
 import argparse
@@ -121,10 +122,8 @@ def loss_terms(model: CLIPModel, head: nn.Module, tokenizer: CLIPTokenizer, batc
         texts = model.get_text_features(**tokenizer(unique + short, padding=True, return_tensors="pt")).pooler_output
         images = model.visual_projection(pooled)
         predictions = head(pooled)
-    images, texts = (
-        F.normalize(images.float(), dim=1),
-        F.normalize(texts.float(), dim=1),
-    )  # (B, 128), (unique + 8, 128)
+    images = F.normalize(images.float(), dim=1)  # (B, 128)
+    texts = F.normalize(texts.float(), dim=1)  # (unique + 8, 128)
     predictions = predictions.float()
     scale = model.logit_scale.float().exp().clamp(max=100)
     row = torch.tensor([unique.index(caption) for caption in batch["captions"]])
