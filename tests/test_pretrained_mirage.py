@@ -196,3 +196,14 @@ def test_baked_round_trip(model, tmp_path, pixel_values, base):
     loaded = MiraGeForImageDetection.from_pretrained(tmp_path)
     assert loaded.config.baked and loaded.clip.text_model is None
     torch.testing.assert_close(logits(loaded, pixel_values), expected, atol=1e-6, rtol=0)
+
+
+def test_portable_checkpoints_name_no_folder_of_this_machine(model, clip_dir, tmp_path):
+    before = model.config.to_dict()
+    with model.portable():
+        model.save_pretrained(tmp_path)
+    assert model.config.to_dict() == before and before["base_model_name_or_path"] == str(clip_dir)
+    assert str(clip_dir) not in (tmp_path / "config.json").read_text()
+    loaded = MiraGeForImageDetection.from_pretrained(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
