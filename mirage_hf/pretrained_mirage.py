@@ -76,6 +76,7 @@ class MiraGePreTrainedModel(PreTrainedModel):
         hub_kwargs = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         name = str(pretrained_model_name_or_path)
         clip = CLIPModel.from_pretrained(name, revision=revision, dtype="auto", use_safetensors=True, **hub_kwargs)
+        clip.config.name_or_path = ""  # a part's is written out, even if it is a folder of this machine
         sample = sample_weights(clip)
         template = config_kwargs.get("template", MiraGeConfig.template)
         class_names = config_kwargs.get("class_names", MiraGeConfig.class_names)
