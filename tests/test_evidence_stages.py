@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pictures import OFF
 from PIL import Image
 from transformers import CLIPModel
 
@@ -141,15 +142,7 @@ def test_a_schedule_is_balanced_and_uses_all_images_alike(bench):
 def test_crops_depend_on_seed_and_place_alone(bench):
     split = read_split(bench, "train", [])
     schedule = draw_schedule(split, {"fake": 2, "photo": 2}, 2, 0)
-    config = AugmentationConfig(
-        geometry="crop",
-        rotation_probability=0.0,
-        brightness_contrast_probability=0.0,
-        grayscale_probability=0.0,
-        blur_probability=0.0,
-        noise_probability=0.0,
-        jpeg_probability=0.0,
-    )
+    config = replace(OFF, geometry="crop", crop_probability=1.0)
     first, again, other = (
         np.stack(list(TrainingCrops(split, schedule, FlipAndAugment(config, 96), seed).batches()))
         for seed in (0, 0, 1)
