@@ -44,8 +44,13 @@ def split_of(name: str) -> str | None:
 
 
 # Pieces of patterns; each ends with the slash after a path part. Paths are matched whole and without regard to case.
-_CLASSES = "|".join(sorted(re.escape(name).replace("_", r"[\s\-._]") for name in REAL_NAMES | FAKE_NAMES))
-_CLASS = rf"(?:\d+[\s\-._]+)?(?:{_CLASSES})(?:[\s\-._]+(?:images?|imgs?))?"
+def _folder_of(names: frozenset[str]) -> str:
+    alternatives = "|".join(sorted(re.escape(name).replace("_", r"[\s\-._]") for name in names))
+    return rf"(?:\d+[\s\-._]+)?(?:{alternatives})(?:[\s\-._]+(?:images?|imgs?))?"
+
+
+_CLASS = _folder_of(REAL_NAMES | FAKE_NAMES)
+_REALS = _folder_of(REAL_NAMES)
 _SPLIT = "|".join(SPLIT_NAMES)
 _WORD = rf"(?!(?:{_CLASS}|{_SPLIT})/)[^/]+"
 CLASS = rf"(?P<label>{_CLASS})/"
@@ -231,6 +236,18 @@ LAYOUTS: tuple[Layout, ...] = (
         _PAIR,
         signature=r"(?!)",
         generator="chameleon",
+    ),
+    # Never recognised unasked either: any folder of pictures would fit.
+    Layout(
+        "shared-reals",
+        "a folder of fakes for each generator beside one folder of real images for all of them, such as COCO val2017",
+        (
+            Rule(rf"(?:{SPLIT})?(?P<label>{_REALS})/{BELOW}", shared_by=("*",)),
+            Rule(rf"(?:{SPLIT})?(?:ms)?coco[^/]*/{BELOW}", label=0, shared_by=("*",)),
+            _GRID,
+            Rule(f"(?:{SPLIT})?{GENERATOR}{WITHIN}", label=1),
+        ),
+        signature=r"(?!)",
     ),
 )
 

@@ -116,9 +116,8 @@ def _place(layout: Layout, rule: Rule, match: re.Match, root_name: str) -> Place
         raise ValueError(f"folder '{match.string}' names no class")
     generator = groups.get("generator")
     if generator is None and rule.shared_by:
-        generator = [
-            part for part in match.string.split("/") if part and not split_of(part) and label_of(part) is None
-        ][-1]
+        named = [part for part in match.string.split("/") if part and not split_of(part) and label_of(part) is None]
+        generator = named[-1] if named else None
     if generator is None and layout.name == "genimage":
         inner = (groups.get("inner") or root_name).rstrip("/")
         generator = GENIMAGE_INNER_FOLDERS.get(inner.lower(), inner)
