@@ -1,23 +1,14 @@
-"""Scoring a dataset and reporting on it generator by generator.
+"""Reports on scores, generator by generator: [`~mirage_hf.prediction.predict_scores`] gives the scores."""
 
-Two steps, so that scores can be kept and reported again: [`predict_scores`] runs the model over every row once,
-[`evaluate_by_generator`] turns scores into a table.
-"""
-
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import datasets
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from .metrics import detection_metrics
-from .reading import load_rgb
+from .prediction import Predictions, predict_scores
 
 SCHEMA_VERSION = 1
 # Metric -> column title; the order of the table.
@@ -135,135 +126,4 @@ def _mean_of_defined(values: list[float | int | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-class Predictions(NamedTuple):
-    """
-    What [`predict_scores`] returns. The first four are aligned and in the dataset's order, skipped rows left out.
-
-    Args:
-        scores (`np.ndarray` of shape `(N,)`, float64): probability of fake.
-        labels (`np.ndarray` of shape `(N,)`, int64): 0 for real and 1 for fake.
-        generators (`list[str]`): from the column `generator`, `""` where there is none.
-        paths (`list[str | None]`): from the column `path`.
-        skipped (`list[dict]`): `index`, `path` and `error` of every row whose image could not be decoded.
-    """
-
-    scores: np.ndarray
-    labels: np.ndarray
-    generators: list[str]
-    paths: list[str | None]
-    skipped: list[dict[str, Any]]
-
-
-def predict_scores(
-    model: torch.nn.Module,
-    dataset,
-    transform: Callable[[Image.Image], torch.Tensor],
-    batch_size: int = 64,
-    device: str | torch.device | None = None,
-    num_workers: int = 0,
-    dtype: torch.dtype | None = None,
-    quiet: bool = False,
-) -> Predictions:
-    """
-    Score every row of a dataset exactly once, in order. One process: nothing is padded or repeated.
-
-    Args:
-        model (`torch.nn.Module`):
-            `model(pixel_values=...).logits` has shape `(B, 2)`: real, fake. Its training mode is restored afterwards.
-        dataset (map-style dataset):
-            `len(dataset)`, and rows with `image` and `label`, `generator` and `path` where known.
-        transform (`Callable[[PIL.Image.Image], torch.Tensor]`):
-            Such as [`EvalTransform`].
-        batch_size (`int`, *optional*, defaults to 64):
-            Images for each forward pass.
-        device (`str` or `torch.device`, *optional*):
-            The model is moved there. By default it stays where it is.
-        num_workers (`int`, *optional*, defaults to 0):
-            Processes that decode and transform.
-        dtype (`torch.dtype`, *optional*):
-            Run under autocast to this type, such as `torch.bfloat16`. The softmax is in float32 in any case.
-        quiet (`bool`, *optional*, defaults to `False`):
-            No progress bar. There is none either when stderr is not a terminal.
-
-    Returns:
-        [`Predictions`]: `(scores, labels, generators, paths, skipped)`.
-
-    Raises:
-        ValueError: no image could be decoded, or the logits are not finite or not of shape `(B, 2)`.
-    """
-    if device is not None:
-        model.to(device)
-    device = next(model.parameters()).device
-    loader: DataLoader = DataLoader(
-        _ScoringRows(dataset, transform),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=_collate_scoring,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # a loader draws a seed: not from the global generator of a training run
-    )
-    autocast = nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
-    probabilities: list[torch.Tensor] = []
-    kept: list[dict[str, Any]] = []
-    skipped: list[dict[str, Any]] = []
-    was_training = model.training
-    model.eval()
-    try:
-        # disable=None: tqdm looks for a terminal itself.
-        with tqdm(total=len(dataset), unit=" images", disable=True if quiet else None) as progress:
-            for pixel_values, rows, failures in loader:
-                skipped.extend(failures)
-                if rows:
-                    with torch.inference_mode(), autocast:
-                        logits = model(pixel_values=pixel_values.to(device, non_blocking=True)).logits
-                    if logits.shape != (len(rows), 2):
-                        raise ValueError(f"`logits` must have shape ({len(rows)}, 2), got {tuple(logits.shape)}")
-                    probabilities.append(logits.float().softmax(dim=-1)[:, 1].cpu())  # (B,)
-                    kept.extend(rows)
-                progress.update(len(rows) + len(failures))
-    finally:
-        model.train(was_training)
-    if not kept:
-        reason = f"; the first error: {skipped[0]['error']}" if skipped else ": it is empty"
-        raise ValueError(f"no row of `dataset` could be scored{reason}")
-    scores = torch.cat(probabilities).double().numpy()
-    if not np.isfinite(scores).all():
-        row = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ValueError(f"the model's logits are not finite for {kept[row]['path'] or f'row {row}'}")
-    labels = np.array([row["label"] for row in kept], dtype=np.int64)
-    return Predictions(scores, labels, [r["generator"] for r in kept], [r["path"] for r in kept], skipped)
-
-
-class _ScoringRows(Dataset):
-    """Rows ready for the model, or the reason why one is not."""
-
-    def __init__(self, dataset, transform):
-        # Without the format, rows hold the encoded image, and a failure to decode it keeps its reason.
-        self.dataset = dataset.with_format(None) if isinstance(dataset, datasets.Dataset) else dataset
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        path = None
-        try:
-            row = self.dataset[index]
-            path = row.get("path")
-            image = load_rgb(row["image"])
-        except Exception as error:  # decoders of damaged files raise almost anything
-            return {"index": index, "path": path, "error": f"{type(error).__name__}: {error}"}
-        # Outside the try: an error of the transform is a bug, not a damaged file.
-        return {
-            "pixel_values": self.transform(image),
-            "label": row["label"],
-            "generator": row.get("generator", ""),
-            "path": path,
-        }
-
-
-def _collate_scoring(items: list[dict[str, Any]]) -> tuple[torch.Tensor | None, list[dict], list[dict]]:
-    failures = [item for item in items if "error" in item]
-    rows = [item for item in items if "error" not in item]
-    pixel_values = torch.stack([row.pop("pixel_values") for row in rows]) if rows else None  # (B, 3, H, W)
-    return pixel_values, rows, failures
+__all__ = ["EvaluationReport", "Predictions", "evaluate_by_generator", "predict_scores"]

@@ -12,9 +12,10 @@ import transformers
 from transformers import AutoImageProcessor
 
 from .data import load_detection_dataset
-from .evaluation import EvaluationReport, evaluate_by_generator, predict_scores
+from .evaluation import EvaluationReport, evaluate_by_generator
 from .image_processing import EvalTransform
 from .modeling_mirage import MiraGeForImageDetection
+from .prediction import predict_scores
 from .version import __version__
 
 logger = logging.getLogger(__name__)
