@@ -3,6 +3,8 @@
 A detector of the Hub may call fake 0 or 1. Which logit means fake is read from `id2label`, or asked for.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,8 +40,8 @@ class LoadedDetector:
             Probability above which an image is fake, where the checkpoint states one other than 0.5.
         fingerprint (`str`):
             Hash over a sample of the weights, and over the image processor.
-        has_embeds (`bool`):
-            `model(..., return_embeds=True)` also gives `image_embeds` (B, D) and `text_embeds` (2, D).
+        takes_return_embeds (`bool`):
+            Whether the model takes the argument `return_embeds`, as [`MiraGeForImageDetection`] does.
     """
 
     model: nn.Module
@@ -48,7 +50,7 @@ class LoadedDetector:
     model_type: str
     threshold: float | None
     fingerprint: str
-    has_embeds: bool
+    takes_return_embeds: bool
 
     @property
     def parameters(self) -> int:
@@ -75,15 +77,14 @@ def load_detector(name: str, revision: str | None = None, fake_label: str | None
     config = AutoConfig.from_pretrained(name, revision=revision)
     model = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32).eval()
     processor = AutoImageProcessor.from_pretrained(name, revision=revision)
-    marked = fingerprint(sample_weights(model))
+    processed = json.dumps(processor.to_dict(), sort_keys=True, default=str)
+    marked = f"{fingerprint(sample_weights(model))}-{hashlib.sha256(processed.encode()).hexdigest()[:16]}"
     order = class_order(name, config.id2label, fake_label)
     ours = config.model_type.startswith("mirage")
     if isinstance(model, MiraGeForImageDetection):
-        has_embeds = True
         model.bake()
-    else:
-        has_embeds = ours and model.has_embeds
-        model = model if order == [0, 1] else ReorderedClasses(model, order)
+    elif order != [0, 1]:
+        model = ReorderedClasses(model, order)
     threshold = config.threshold if ours and config.threshold != 0.5 else None
     return LoadedDetector(
         model,
@@ -92,7 +93,7 @@ def load_detector(name: str, revision: str | None = None, fake_label: str | None
         config.model_type,
         threshold,
         marked,
-        has_embeds,
+        ours,
     )
 
 

@@ -14,6 +14,22 @@ from tqdm.auto import tqdm
 from .reading import load_rgb
 
 
+class NothingToScore(ValueError):
+    """
+    No row could be scored.
+
+    Args:
+        message (`str`):
+            Why.
+        skipped (`list[dict]`):
+            As in [`Predictions`].
+    """
+
+    def __init__(self, message: str, skipped: list[dict[str, Any]]):
+        super().__init__(message)
+        self.skipped = skipped
+
+
 class Predictions(NamedTuple):
     """
     What [`predict_scores`] returns. The first four are aligned and in the dataset's order, skipped rows left out.
@@ -75,7 +91,8 @@ def predict_scores(
         [`Predictions`]
 
     Raises:
-        ValueError: no image could be decoded, or the logits are not finite or not of shape `(B, 2)`.
+        NothingToScore: no image could be decoded.
+        ValueError: the logits are not finite or not of shape `(B, 2)`.
     """
     if device is not None:
         model.to(device)
@@ -118,7 +135,7 @@ def predict_scores(
         model.train(was_training)
     if not kept:
         reason = f"; the first error: {skipped[0]['error']}" if skipped else ": it is empty"
-        raise ValueError(f"no row of `dataset` could be scored{reason}")
+        raise NothingToScore(f"no row of `dataset` could be scored{reason}", skipped)
     scores = torch.cat(probabilities).double().numpy()
     if not np.isfinite(scores).all():
         row = int(np.flatnonzero(~np.isfinite(scores))[0])
@@ -170,4 +187,4 @@ def _collate_scoring(items: list[dict[str, Any]]) -> tuple[torch.Tensor | None, 
     return pixel_values, rows, failures
 
 
-__all__ = ["Predictions", "predict_scores"]
+__all__ = ["NothingToScore", "Predictions", "predict_scores"]

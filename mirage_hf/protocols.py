@@ -63,6 +63,8 @@ class Protocol:
             The set has fakes only; real images are given separately and are shared by all sets.
         free_reals (`bool`, *optional*, defaults to `False`):
             Real images belong to no generator and are shared by all sets.
+        fake_id (`int`, *optional*):
+            The number that means fake in the published data set, where labels are numbers.
         one_class_sets (`bool`, *optional*, defaults to `False`):
             A set with one class is kept outside the means instead of refused, such as resampled real images.
         published (`tuple[PublishedTable, ...]`, *optional*):
@@ -83,6 +85,7 @@ class Protocol:
     trained_on: str = ""
     needs_reals: bool = False
     free_reals: bool = False
+    fake_id: int | None = None
     one_class_sets: bool = False
     published: tuple[PublishedTable, ...] = ()
     published_views: PublishedTable | None = None
@@ -269,6 +272,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         metrics=("average_precision", "accuracy"),
         mean_over="every model found",
         free_reals=True,
+        fake_id=1,
     ),
     Protocol(
         "cifake",

@@ -23,6 +23,10 @@ TABLES = {
 }
 
 
+# A mean of rounded numbers is off by 0.001 at most.
+MEAN_TOLERANCE = 0.002
+
+
 class PublishedTable(NamedTuple):
     """
     A published table as a protocol uses it.
@@ -62,8 +66,8 @@ def published_results(tables: tuple[PublishedTable, ...]) -> list[dict[str, Any]
     The rows of some tables in one form.
 
     Returns:
-        `list[dict]`: For each method and metric `method`, `note` (what it was trained on, where the table says so),
-        `metric`, `values` (fractions by test set, and `mean` where printed) and `source`.
+        `list[dict]`: For each method and metric `method`, `note` (what it was trained on, where the table says so; a
+        printed mean that isn't the mean of the printed row), `metric`, `values` (fractions by test set, and `mean` where printed) and `source`.
     """
     results: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     for table in tables:
@@ -85,6 +89,11 @@ def published_results(tables: tuple[PublishedTable, ...]) -> list[dict[str, Any]
                     },
                 )
                 found["values"] |= {name: round(float(value) / 100, 5) for name, value in values.items()}
+    for found in results.values():
+        own = [value for name, value in found["values"].items() if name != "mean"]
+        printed = found["values"].get("mean")
+        if printed is not None and abs(printed - sum(own) / len(own)) > MEAN_TOLERANCE:
+            found["note"] = f"printed mean {100 * printed:.1f}, the row's is {100 * sum(own) / len(own):.1f}"
     return list(results.values())
 
 

@@ -1,0 +1,135 @@
+"""Where a benchmark keeps the scores of each test set, so that a run that was cut off goes on where it stopped.
+
+`scores/<view>/<set>.csv` holds `path,label,p_fake`; `.npz` beside it what the null and the pictures need; `.json` the
+images that could not be read. The last is written last: a set is finished when it is there.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DECIMALS = 8  # of stored probabilities; what is computed, is computed from these
+
+
+@dataclass
+class SetScores:
+    """
+    Scores of one test set in one view; rows of unreadable images are left out.
+
+    Args:
+        paths (`list[str]` of length N):
+            Relative to the data's root.
+        labels (`np.ndarray` of shape `(N,)`, int64):
+            0 for real and 1 for fake.
+        scores (`np.ndarray` of shape `(N,)`, float64):
+            Probability of fake.
+        skipped (`dict[str, str]`):
+            Path and reason of each image that could not be read.
+        arrays (`dict[str, np.ndarray]`):
+            `metadata` (N, F) for the null, `image_embeds` (N, D) and `text_embeds` (2, D), where there are any.
+    """
+
+    paths: list[str]
+    labels: np.ndarray
+    scores: np.ndarray
+    skipped: dict[str, str] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    if isinstance(content, bytes):
+        temporary.write_bytes(content)
+    else:
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
+    os.replace(temporary, path)
+
+
+class BenchmarkFolder:
+    """
+    The folder of one benchmark run.
+
+    Args:
+        path (`Path`):
+            Made if it isn't there.
+        identity (`dict`):
+            All that scores depend on; JSON-serialisable.
+
+    Raises:
+        ValueError: the folder holds scores of another identity; the field that differs is named.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]):
+        self.path = path
+        mark = path / "identity.json"
+        identity = json.loads(json.dumps(identity))
+        if mark.is_file():
+            stored = json.loads(mark.read_text(encoding="utf-8"))
+            differing = [key for key in identity.keys() | stored.keys() if identity.get(key) != stored.get(key)]
+            if differing:
+                raise ValueError(
+                    f"'{path}' holds scores made with another {', '.join(sorted(differing))}: choose another "
+                    "output folder, or remove this one"
+                )
+        else:
+            write_atomically(mark, json.dumps(identity, indent=1, sort_keys=True) + "\n")
+
+    def _file(self, view: str, name: str, suffix: str) -> Path:
+        return self.path / "scores" / view / f"{file_name(name)}{suffix}"
+
+    def is_finished(self, view: str, name: str) -> bool:
+        """Whether the set was scored in this view."""
+        return self._file(view, name, ".json").is_file()
+
+    def save(self, view: str, name: str, found: SetScores) -> None:
+        """Writes the scores of a set."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "label", "p_fake"])
+        writer.writerows(
+            (path, label, f"{score:.{DECIMALS}f}")
+            for path, label, score in zip(found.paths, found.labels, found.scores, strict=True)
+        )
+        arrays = io.BytesIO()
+        np.savez_compressed(arrays, allow_pickle=False, **found.arrays)
+        write_atomically(self._file(view, name, ".csv"), text.getvalue())
+        write_atomically(self._file(view, name, ".npz"), arrays.getvalue())
+        write_atomically(
+            self._file(view, name, ".json"), json.dumps({"set": name, "skipped": found.skipped}, indent=1) + "\n"
+        )
+
+    def load(self, view: str, name: str) -> SetScores:
+        """Reads what [`save`] wrote."""
+        with open(self._file(view, name, ".csv"), encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        with np.load(self._file(view, name, ".npz"), allow_pickle=False) as arrays:
+            kept = dict(arrays)
+        stated = json.loads(self._file(view, name, ".json").read_text(encoding="utf-8"))
+        return SetScores(
+            [row["path"] for row in rows],
+            np.array([int(row["label"]) for row in rows], dtype=np.int64),
+            np.array([float(row["p_fake"]) for row in rows]),
+            stated["skipped"],
+            kept,
+        )
+
+
+def file_name(name: str) -> str:
+    """A set's name as a file name: unusual characters become `_`, and a hash tells such names apart."""
+    plain = re.sub(r"[^\w.-]", "_", name)
+    if plain == name and not plain.startswith("."):
+        return plain
+    return f"{plain.lstrip('.')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+__all__ = ["BenchmarkFolder", "SetScores", "file_name", "write_atomically"]

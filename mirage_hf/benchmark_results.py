@@ -1,0 +1,224 @@
+"""Puts the scores of a benchmark together: metrics, intervals, null, representation, published rows, and warnings."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from .benchmark_data import TestSets, refusal
+from .benchmark_files import SetScores
+from .benchmark_metrics import METRICS, set_metrics
+from .intervals import ScoredSet, bootstrap_sets
+from .metadata_null import metadata_null
+from .protocols import Protocol
+from .published import published_results
+from .representation import representation_distances
+
+SCHEMA_VERSION = 1
+NULL_WARNING = 0.6  # balanced accuracy of a null from which tables say so
+# Published names of degradations -> views.
+DEGRADATION_COLUMNS = {
+    "LR_112": "resize_112",
+    "LR_64": "resize_64",
+    "JPEG_65": "jpeg_65",
+    "JPEG_30": "jpeg_30",
+    "blur_3": "blur_3",
+    "blur_5": "blur_5",
+}
+
+
+def assemble_results(
+    protocol: Protocol,
+    model: dict[str, Any],
+    environment: dict[str, str],
+    arguments: dict[str, Any],
+    layout: str,
+    sets: TestSets,
+    views: dict[str, tuple[str, dict[str, SetScores]]],
+    replicates: int = 1000,
+) -> dict[str, Any]:
+    """
+    Results as `benchmark.schema.json` says.
+
+    Args:
+        protocol ([`Protocol`]):
+            What was run.
+        model, environment, arguments (`dict`):
+            Taken over; `model` holds the calibrated `threshold`, or `None`.
+        layout (`str`):
+            As recognised.
+        sets ([`TestSets`]):
+            Refused sets and notes; sets found to be unusable now are added.
+        views (`dict[str, tuple[str, dict[str, SetScores]]]`):
+            Description and scores by set of each view.
+        replicates (`int`, *optional*, defaults to 1000):
+            Bootstrap draws.
+
+    Raises:
+        ValueError: no set is left.
+    """
+    refused = dict(sets.refused)
+    for _, scored in views.values():
+        for name, found in scored.items():
+            counts = [int((found.labels == label).sum()) for label in (0, 1)]
+            if not any(counts) or (not all(counts) and not protocol.one_class_sets):
+                refused.setdefault(name, refusal(counts))
+    described = {
+        view: describe_view(
+            protocol,
+            description,
+            {name: found for name, found in scored.items() if name not in refused},
+            model["threshold"],
+            replicates,
+        )
+        for view, (description, scored) in views.items()
+    }
+    if not described["raw"]["sets"]:
+        raise ValueError(
+            f"no test set of {protocol.title} can be used: {'; '.join(f'{n}: {r}' for n, r in refused.items())}"
+        )
+    published_views = []
+    if protocol.published_views is not None:
+        for row in published_results((protocol.published_views,)):
+            values = {DEGRADATION_COLUMNS[k]: v for k, v in row["values"].items() if k in DEGRADATION_COLUMNS}
+            published_views.append(row | {"values": values})
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "protocol": {
+            "name": protocol.name,
+            "title": protocol.title,
+            "source": protocol.source,
+            "metrics": list(protocol.metrics),
+            "threshold": protocol.threshold,
+            "mean_over": protocol.mean_over,
+            "trained_on": protocol.trained_on,
+        },
+        "model": model,
+        "environment": environment,
+        "arguments": arguments,
+        "layout": layout,
+        "refused": refused,
+        "notes": [*null_warnings(described), *sets.notes],
+        "views": described,
+        "published": published_results(protocol.published),
+        "published_views": published_views,
+    }
+
+
+def describe_view(
+    protocol: Protocol, description: str, scored: dict[str, SetScores], calibrated: float | None, replicates: int
+) -> dict[str, Any]:
+    """One view: each set, the means, the null over all images, the representation."""
+    samples = {name: ScoredSet(found.paths, found.labels, found.scores) for name, found in scored.items()}
+    metrics = {
+        name: set_metrics(found.scores, found.labels, protocol.threshold, calibrated) for name, found in scored.items()
+    }
+    intervals, mean_intervals = (
+        ({}, {}) if not scored else bootstrap_sets(samples, protocol.threshold, calibrated, replicates=replicates)
+    )
+    covered = [name for name, found in metrics.items() if found["balanced_accuracy"] is not None]
+    described = {}
+    for name, found in scored.items():
+        described[name] = {
+            "n_real": int((found.labels == 0).sum()),
+            "n_fake": int((found.labels == 1).sum()),
+            "skipped": len(found.skipped),
+            "metrics": _rounded(metrics[name]),
+            "intervals": _rounded(intervals[name]),
+            "null": _null([found]),
+            "representation": _representation([found]),
+        }
+    means = {key: _mean([metrics[name][key] for name in covered]) if covered else None for key in METRICS}
+    return {
+        "description": description,
+        "sets": described,
+        "mean": {
+            "metrics": _rounded(means),
+            "intervals": _rounded({key: mean_intervals.get(key) for key in METRICS}),
+            "over": covered,
+        },
+        "null": _null(scored.values()),
+        "representation": _representation(scored.values()),
+    }
+
+
+def null_warnings(views: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each view in which the null tells real from fake, and for sets where it does."""
+    lines = []
+    for view, described in views.items():
+        above = {
+            name: found["null"]["balanced_accuracy"]
+            for name, found in described["sets"].items()
+            if found["null"] and (found["null"]["balanced_accuracy"] or 0) > NULL_WARNING
+        }
+        pooled = described["null"] and described["null"]["balanced_accuracy"]
+        if pooled and pooled > NULL_WARNING:
+            above = {"all sets together": pooled, **above}
+        if above:
+            shown = ", ".join(f"{name} {100 * value:.0f}%" for name, value in above.items())
+            lines.append(
+                f"{view}: a null that reads no pixel (format, size, bytes, JPEG tables) tells real from fake with a "
+                f"balanced accuracy above {100 * NULL_WARNING:.0f}%: {shown}. Scores there may owe much to the format."
+            )
+    return lines
+
+
+def _null(scored: Iterable[SetScores]) -> dict[str, Any] | None:
+    """The null over some sets, each image once."""
+    seen: dict[str, tuple[np.ndarray, int]] = {}
+    for found in scored:
+        if "metadata" not in found.arrays:
+            return None
+        seen |= {
+            path: (features, int(label))
+            for path, features, label in zip(found.paths, found.arrays["metadata"], found.labels, strict=True)
+        }
+    if not seen:
+        return None
+    features, labels = zip(*seen.values(), strict=True)
+    found = metadata_null(np.stack(features), np.array(labels))
+    return None if found["balanced_accuracy"] is None else _rounded(found)
+
+
+def _representation(scored: Iterable[SetScores]) -> dict[str, Any] | None:
+    """Definitions 4.1 and 4.2 over some sets, each image once, each set being a distribution."""
+    seen: dict[str, tuple[np.ndarray, int, int]] = {}
+    anchors = None
+    for number, found in enumerate(scored):
+        if "image_embeds" not in found.arrays:
+            return None
+        anchors = found.arrays["text_embeds"]
+        for path, embeds, label in zip(found.paths, found.arrays["image_embeds"], found.labels, strict=True):
+            seen.setdefault(path, (embeds, int(label), number))
+    if anchors is None or len({label for _, label, _ in seen.values()}) < 2:
+        return None
+    embeds, labels, distributions = zip(*seen.values(), strict=True)
+    found = representation_distances(
+        torch.from_numpy(np.stack(embeds)).float(),
+        torch.tensor(labels),
+        torch.from_numpy(anchors).float(),
+        torch.tensor(distributions),
+    )
+    return {distance: _rounded(values) for distance, values in found.items()}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Numbers with six decimals; NaN becomes `None`."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        if isinstance(value, float):
+            return None if np.isnan(value) else round(value, 6)
+        return value
+
+    return {key: plain(value) for key, value in values.items()}
+
+
+__all__ = ["assemble_results"]

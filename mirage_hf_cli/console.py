@@ -1,0 +1,31 @@
+"""What the commands share: messages on stderr, errors in one line, exit codes."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+FAILED = 1
+FINISHED_EXCEPT_SOME = 3
+
+
+def set_up_console(quiet: bool) -> None:
+    """Messages as plain lines on stderr; errors alone with `quiet`."""
+    logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+
+@contextmanager
+def fail_in_one_line(command: str) -> Iterator[None]:
+    """Turns an error of the user's files or arguments into a line on stderr and exit code 1."""
+    try:
+        yield
+    except ImportError as error:
+        typer.echo(
+            f"{command}: {error}: install the extra that it needs, `pip install mirage_hf[benchmark]`", err=True
+        )
+        raise typer.Exit(FAILED) from error
+    except (OSError, ValueError) as error:
+        typer.echo(f"{command}: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(FAILED) from error

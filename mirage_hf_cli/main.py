@@ -1,0 +1,34 @@
+"""The Typer application that the console script `mirage-hf` starts."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from .benchmark import benchmark
+
+app = typer.Typer(
+    name="mirage-hf",
+    help="Detect AI-generated images. Exit codes: 0 all done, 1 failed, 2 wrong usage, 3 done except some files.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("mirage_hf"))
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+app.command("benchmark")(benchmark)
