@@ -78,7 +78,8 @@ def test_splits_share_no_photograph_and_no_image(rows, images):
 
 
 def test_leak_check_finds_a_planted_duplicate_and_a_tighter_crop():
-    data = pytest.importorskip("skimage.data")
+    from skimage import data
+
     scene, other = (Image.fromarray(array) for array in (data.astronaut(), data.chelsea()))
     tighter = scene.crop((60, 20, 400, 360)).resize((512, 512))
     planted = {"scene": scene, "other": other, "again": scene.resize((400, 400)), "tighter": tighter}
