@@ -1,5 +1,6 @@
 """Arguments of a training run beside the trainer's: which model, which data. Read from flags or a YAML recipe."""
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from .augmentations import AugmentationConfig
+from .baselines import BASELINES, METHODS, Baseline
 from .image_processing import PROCESSOR_GEOMETRIES
 from .training_args import MiraGeTrainingArguments
 
@@ -20,8 +22,11 @@ class ModelArguments:
     The detector to train. `None` leaves a field of [`MiraGeConfig`] at its default, or a checkpoint's at its own.
 
     Args:
-        model_name_or_path (`str`):
-            A CLIP checkpoint to start from, or a MiraGe checkpoint to go on with.
+        method (`str`, *optional*, defaults to `"mirage"`):
+            `"mirage"`, or the name of one of the [`BASELINES`], whose own defaults then come before the flags.
+        model_name_or_path (`str`, *optional*):
+            A CLIP checkpoint to start from, or a checkpoint of the same method to go on with. Methods without CLIP
+            take an image classifier's checkpoint, and have random weights if it is left out.
         model_revision (`str`, *optional*):
             Its Git revision, where it is a Hub repository.
         num_prompt_tokens, prompt_depth, prompt_position, prompt_modality, mapping, shared_mapping, template, \
@@ -36,9 +41,18 @@ class_names (*optional*):
         lora_rank (`int`, *optional*, defaults to 0):
             Rank of LoRA adapters on the encoders' query and value projections, trained beside the prompts through
             peft and merged in the final, full checkpoint. 0 keeps the encoders frozen, as the paper does.
+        backbone_overrides (`dict` or JSON `str`, *optional*):
+            Fields of the backbone's configuration, for methods with random weights, such as
+            `{"hidden_sizes": [16, 32], "depths": [1, 1], "embedding_size": 16, "image_size": 96}` for a small ResNet.
+
+    Raises:
+        `ValueError`: If a value is out of range, or contradicts the method.
     """
 
-    model_name_or_path: str = field(metadata={"help": "CLIP checkpoint, or MiraGe checkpoint to go on with."})
+    method: str = field(default="mirage", metadata={"help": "mirage, or a baseline.", "choices": list(METHODS)})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "CLIP checkpoint, or checkpoint of the method to go on with."}
+    )
     model_revision: str | None = field(default=None, metadata={"help": "Git revision of the checkpoint."})
     num_prompt_tokens: int | None = field(default=None, metadata={"help": "Prompts in each layer (m)."})
     prompt_depth: int | None = field(default=None, metadata={"help": "Prompted layers (K)."})
@@ -52,6 +66,9 @@ class_names (*optional*):
     base_model_dtype: str | None = field(default=None, metadata={"help": "Type of stored encoders."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager or flash_attention_2."})
     lora_rank: int = field(default=0, metadata={"help": "Rank of LoRA on q and v; 0 turns it off."})
+    backbone_overrides: str | None = field(
+        default=None, metadata={"help": "JSON: fields of a backbone with random weights."}
+    )
 
     PROMPT_FIELDS = (
         "num_prompt_tokens",
@@ -67,6 +84,37 @@ class_names (*optional*):
     def __post_init__(self):
         if self.lora_rank < 0:
             raise ValueError(f"`lora_rank` must not be negative, got {self.lora_rank}.")
+        if self.method not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {self.method!r}.")
+        self.overrides = _mapping("backbone_overrides", self.backbone_overrides)
+        family = "prompts" if self.baseline is None else self.baseline.family
+        if self.model_name_or_path is None and family != "classifier":
+            raise ValueError("`model_name_or_path` must name a CLIP checkpoint.")
+        if self.overrides and (family != "classifier" or self.model_name_or_path is not None):
+            raise ValueError("`backbone_overrides` is for methods with random weights, without `model_name_or_path`.")
+        if self.baseline is not None:
+            self._check_against(self.baseline)
+
+    def _check_against(self, baseline: Baseline):
+        given = self.prompt_fields()
+        for name in baseline.fixed:
+            if name in given and given[name] != baseline.prompts[name]:
+                raise ValueError(f"`{name}` of method {self.method} is {baseline.prompts[name]!r}; leave it out.")
+        usable = ("template", "class_names") if baseline.class_texts else ()
+        surplus = [] if baseline.family == "prompts" else [name for name in given if name not in usable]
+        if baseline.family != "prompts" and self.base_model_dtype is not None:
+            surplus.append("base_model_dtype")
+        if self.lora_rank > 0 and self.method != "lora":
+            surplus.append("lora_rank")
+        if surplus:
+            raise ValueError(f"Method {self.method} has no {', '.join(surplus)}; leave it out.")
+        if self.lora_rank == 0 and self.method == "lora":
+            raise ValueError("`lora_rank` of method lora must be at least 1.")
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """[`Baseline`]: The entry of the method; `None` for MiraGe itself."""
+        return BASELINES.get(self.method)
 
     def prompt_fields(self) -> dict[str, Any]:
         """The fields of [`MiraGeConfig`] that were given."""
@@ -170,17 +218,19 @@ def parse_run_args(
     arguments: list[str] | None = None,
 ) -> tuple[ModelArguments, DataArguments, MiraGeTrainingArguments]:
     """
-    Reads flags, or a YAML recipe followed by flags that override it.
+    Reads flags, or a YAML recipe followed by flags that override it. Below both lie the defaults of the method.
 
     Args:
         arguments (`list[str]`, *optional*, defaults to `sys.argv[1:]`):
             `["recipe.yaml", "--data", "GenImage"]`, or flags alone.
 
     Raises:
-        `ValueError`: If the recipe is not a mapping, or holds a name that is no argument.
+        `ValueError`: If the recipe is not a mapping, or holds a name that is no argument; or if a baseline is given a
+            `discriminative_weight`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = HfArgumentParser((ModelArguments, DataArguments, MiraGeTrainingArguments))
+    recipe: dict[str, Any] = {}
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
         if not isinstance(recipe, dict):
@@ -191,10 +241,19 @@ def parse_run_args(
             raise ValueError(f"{arguments[0]} holds names that are no arguments: {', '.join(unknown)}.")
         for name in recipe:
             actions[name].required = False
-        # argparse converts defaults that are strings only; YAML reads 1e-5 as one.
-        parser.set_defaults(**{name: str(v) if isinstance(v, float) else v for name, v in recipe.items()})
         arguments = arguments[1:]
-    return parser.parse_args_into_dataclasses(args=arguments)
+    finder = argparse.ArgumentParser(add_help=False)
+    finder.add_argument("--method", default=recipe.get("method", "mirage"))
+    method = finder.parse_known_args(arguments)[0].method
+    defaults: dict[str, Any] = {}
+    if method in BASELINES:
+        defaults = {"discriminative_weight": 0.0} | BASELINES[method].arguments
+    # argparse converts defaults that are strings only; YAML reads 1e-5 as one.
+    parser.set_defaults(**{name: str(v) if isinstance(v, float) else v for name, v in (defaults | recipe).items()})
+    model, data, args = parser.parse_args_into_dataclasses(args=arguments)
+    if model.baseline is not None and args.discriminative_weight > 0:
+        raise ValueError(f"Method {model.method} has no `discriminative_weight`; leave it out.")
+    return model, data, args
 
 
 __all__ = ["DataArguments", "ModelArguments", "parse_run_args"]

@@ -26,11 +26,13 @@ MEMORY_BANK_NAME = "memory_bank.safetensors"
 
 class MiraGeTrainer(Trainer):
     """
-    Trains a [`MiraGeForImageDetection`] on L = L_ce + λ · L_dis (Eq. 8), L_dis over batch, text anchors and bank.
+    Trains a [`MiraGeForImageDetection`] on L = L_ce + λ · L_dis (Eq. 8), L_dis over batch, text anchors and bank; a
+    [`BaselineForImageDetection`] on L_ce.
 
     Logged beside the total loss: `cross_entropy`, `discriminative_loss`, `memory_fill` (share of the bank in use), and
-    the batch's intra-class variation and inter-class separation (Definitions 4.1, 4.2). In evaluation the loss is the
-    cross-entropy alone, so that runs with different λ compare, and the bank is not touched.
+    the batch's intra-class variation and inter-class separation (Definitions 4.1, 4.2) where the model has image and
+    text embeddings. In evaluation the loss is the cross-entropy alone, so that runs with different λ compare, and the
+    bank is not touched.
 
     The contrastive set is the batch of one optimizer step, however it is cut. With several processes embeddings are
     gathered with gradients, and every process keeps the same bank. With gradient accumulation the embeddings of the
@@ -38,7 +40,7 @@ class MiraGeTrainer(Trainer):
     more forward pass for all but the first. `contrast_over_accumulation=False` takes each micro-batch by itself.
 
     Args:
-        model ([`MiraGeForImageDetection`] or a PEFT model around it):
+        model ([`MiraGeForImageDetection`], [`BaselineForImageDetection`] or a PEFT model around one):
             The detector.
         args ([`MiraGeTrainingArguments`]):
             Recipe and the method's own arguments.
@@ -47,7 +49,8 @@ class MiraGeTrainer(Trainer):
             weights, where `pipeline` looks for it.
 
     Raises:
-        `ValueError`: If the model is baked, or several GPUs are to be driven by one process.
+        `ValueError`: If the model is baked, a baseline is to be trained with the contrastive term, or several GPUs are
+            to be driven by one process.
     """
 
     args: MiraGeTrainingArguments
@@ -55,7 +58,10 @@ class MiraGeTrainer(Trainer):
     loss_is_scaled_for_ga = False  # the loss is a mean over the micro-batch, the Trainer divides by their number
 
     def __init__(self, model, args: MiraGeTrainingArguments, **kwargs):
-        if model.config.baked:
+        is_baseline = model.config.model_type == "mirage-baseline"
+        if is_baseline and args.discriminative_weight > 0:
+            raise ValueError("A baseline has no contrastive term; set `discriminative_weight` to 0.")
+        if not is_baseline and model.config.baked:
             raise ValueError("A baked model has nothing left to train; load the checkpoint it was baked from.")
         if args.n_gpu > 1:
             raise ValueError(
@@ -66,7 +72,8 @@ class MiraGeTrainer(Trainer):
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ImageProgressCallback())
         size = args.memory_size if args.discriminative_weight > 0 else 0
-        self.memory_bank = MemoryBank(size, model.config.clip_config.projection_dim, device=args.device)
+        width = 1 if is_baseline else model.config.clip_config.projection_dim
+        self.memory_bank = MemoryBank(size, width, device=args.device)
         self._micro_batches: list[dict] = []  # of the current optimizer step
         self._embeddings: list[tuple[torch.Tensor, torch.Tensor]] = []  # of its micro-batches, detached
         self._position = 0
@@ -78,7 +85,9 @@ class MiraGeTrainer(Trainer):
         labels = inputs["labels"]
         outputs = model(**inputs, return_embeds=True)
         loss = outputs.loss
-        if model.training:
+        if model.training and (outputs.image_embeds is None or outputs.text_embeds is None):
+            self._add_terms({"cross_entropy": loss.detach()})
+        elif model.training:
             image_embeds, labels = gather_embeddings(outputs.image_embeds, labels)  # (W·B, D), (W·B,)
             terms = {"cross_entropy": loss.detach()}
             if self.args.discriminative_weight > 0:

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, EvalPrediction, set_seed
+from transformers import AutoConfig, EvalPrediction, PilBackend, set_seed
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .augmentations import TrainAugmentation
+from .baseline_models import BaselineForImageDetection
 from .data import load_detection_dataset
 from .image_dataset import DetectionImages, SetEpoch
-from .image_processing import EvalTransform, TrainTransform, derive_image_processor
+from .image_processing import EvalTransform, TrainTransform, build_image_processor, derive_image_processor
 from .metrics import DetectionMetric
 from .modeling_mirage import MiraGeForImageDetection
 from .run_args import DataArguments, ModelArguments
@@ -27,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 def run_training(model_args: ModelArguments, data_args: DataArguments, args: MiraGeTrainingArguments) -> dict:
     """
-    Trains a detector and saves it, its image processor, metrics and logs in `args.output_dir`.
+    Trains a detector and saves it, its image processor, metrics and logs in `args.output_dir`. Where the method has
+    nothing to train, the rest is done all the same.
 
     `args.resume_from_checkpoint="last"` goes on from the last complete checkpoint there, if there is one.
 
@@ -41,15 +44,15 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
         raise ValueError("`eval_strategy` needs an `eval_split` to evaluate.")
     set_seed(args.seed)
     model = load_model(model_args)
-    image_size = model.config.clip_config.vision_config.image_size
+    config: Any = model.config
+    image_size = config.clip_config.vision_config.image_size if config.model_type == "mirage" else config.image_size
     if data_args.eval_size is not None:
         if data_args.eval_size < image_size:
             raise ValueError(f"`eval_size` must be at least the encoder's {image_size}, got {data_args.eval_size}.")
         model.config.tile_images = data_args.eval_size > image_size
     eval_size = data_args.eval_size or (None if model.config.tile_images else image_size)
     train_processor, processor = (
-        derive_image_processor(model_args.model_name_or_path, size, data_args.geometry, model_args.model_revision)
-        for size in (image_size, eval_size)
+        make_image_processor(model_args, size, data_args.geometry) for size in (image_size, eval_size)
     )
     options = data_args.loading_options()
     augmentation = TrainAugmentation(data_args.augmentation_config, image_size)
@@ -81,8 +84,10 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
         callbacks=[SetEpoch(train_dataset)],
     )
     resume = args.resume_from_checkpoint
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir) if resume == "last" else resume)
-    metrics = dict(result.metrics)
+    metrics: dict[str, Any] = {}
+    if any(parameter.requires_grad for parameter in trainer.model.parameters()):
+        result = trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir) if resume == "last" else resume)
+        metrics |= result.metrics
     if eval_dataset is not None and eval_rows is not None:
         metrics |= trainer.evaluate()
         if data_args.threshold_fpr is not None:
@@ -131,24 +136,41 @@ def epoch_rows(
     return sorted(by_class[0] + by_class[1])
 
 
-def load_model(model_args: ModelArguments) -> MiraGeForImageDetection:
+def make_image_processor(model_args: ModelArguments, size: int | None, geometry: str | None) -> PilBackend:
+    """[`derive_image_processor`] of the checkpoint; ImageNet's normalisation where there is none."""
+    if model_args.model_name_or_path is not None:
+        return derive_image_processor(model_args.model_name_or_path, size, geometry, model_args.model_revision)
+    return build_image_processor(size or 224, geometry or "resize", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+def load_model(model_args: ModelArguments) -> MiraGeForImageDetection | BaselineForImageDetection:
     """
-    A fresh detector on a CLIP checkpoint, or a MiraGe checkpoint as it is, in float32.
+    A fresh detector on a CLIP checkpoint, or a MiraGe checkpoint as it is, in float32; or a baseline, likewise.
 
     Raises:
-        `ValueError`: If prompt fields are given for a MiraGe checkpoint, which has its own.
+        `ValueError`: If the checkpoint is another method's, or prompt fields are given for one that has its own.
     """
-    name, revision = model_args.model_name_or_path, model_args.model_revision
+    if model_args.baseline is not None and model_args.baseline.family != "prompts":
+        return load_baseline(model_args, model_args.baseline.family)
+    name, revision = str(model_args.model_name_or_path), model_args.model_revision
     attention: dict[str, Any] = (
         {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
     )
     fields = model_args.prompt_fields()
-    if AutoConfig.from_pretrained(name, revision=revision).model_type == "mirage":
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    if config.model_type == "mirage":
         if fields:
             raise ValueError(f"{name} is a MiraGe checkpoint with prompts of its own; leave out {', '.join(fields)}.")
+        if model_args.baseline is not None:
+            for field in model_args.baseline.fixed:
+                if getattr(config, field) != model_args.baseline.prompts[field]:
+                    raise ValueError(f"{name} is no checkpoint of {model_args.method}: its `{field}` is another.")
         model = MiraGeForImageDetection.from_pretrained(name, revision=revision, dtype=torch.float32, **attention)
+    elif config.model_type == "mirage-baseline":
+        raise ValueError(f"{name} is a checkpoint of method {config.method}, not of {model_args.method}.")
     else:
-        model = MiraGeForImageDetection.from_clip(name, revision=revision, **attention, **fields)
+        prompts = {} if model_args.baseline is None else model_args.baseline.prompts
+        model = MiraGeForImageDetection.from_clip(name, revision=revision, **attention, **(prompts | fields))
     model.config.save_base_model |= model_args.save_base_model
     if model_args.base_model_dtype is not None:
         model.config.base_model_dtype = model_args.base_model_dtype
@@ -156,15 +178,44 @@ def load_model(model_args: ModelArguments) -> MiraGeForImageDetection:
     return model
 
 
-def add_lora(model: MiraGeForImageDetection, rank: int) -> MiraGeForImageDetection | PeftModel:
-    """The model with LoRA of this rank on all query and value projections, beside the prompts; itself for rank 0."""
+def load_baseline(model_args: ModelArguments, family: str) -> BaselineForImageDetection:
+    """
+    A fresh baseline of the families `"clip"` and `"classifier"`, or its checkpoint as it is, in float32.
+
+    Raises:
+        `ValueError`: If the checkpoint does not fit the method.
+    """
+    name, method, fields = model_args.model_name_or_path, model_args.method, model_args.prompt_fields()
+    options: dict[str, Any] = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+    }
+    if name is not None:
+        config = AutoConfig.from_pretrained(name, revision=model_args.model_revision)
+        if config.model_type == "mirage-baseline":
+            if config.method != method:
+                raise ValueError(f"{name} is a checkpoint of method {config.method}, not of {method}.")
+            if fields:
+                raise ValueError(f"{name} is a checkpoint with texts of its own; leave out {', '.join(fields)}.")
+            given = {key: value for key, value in options.items() if value is not None}
+            return BaselineForImageDetection.from_pretrained(name, dtype=torch.float32, **given)
+    if family == "clip":
+        return BaselineForImageDetection.from_clip(method, str(name), **options, **fields)
+    return BaselineForImageDetection.from_classifier(method, name, overrides=model_args.overrides, **options)
+
+
+def add_lora(model, rank: int):
+    """
+    The model with LoRA of this rank on all query and value projections of CLIP, beside MiraGe's prompts: a
+    `PeftModel`; itself for rank 0.
+    """
     if rank == 0:
         return model
     # A parameter of a kept module would be trained twice over; the prompt learner's own maps are no targets.
     targets = r"clip\..*\.(q_proj|v_proj)"
-    return get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=["prompt_learner"])
-    )
+    beside = ["prompt_learner"] if model.config.model_type == "mirage" else None
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=beside)
+    return get_peft_model(model, config)
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
