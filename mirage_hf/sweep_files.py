@@ -1,0 +1,29 @@
+"""Where a sweep keeps its runs. `run.json` is written last: its presence means that the run is finished."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def run_folder(output_dir: str | Path, setting: str, seed: int) -> Path:
+    return Path(output_dir) / "runs" / setting / f"seed{seed}"
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """What a finished run wrote last; `None` if it isn't finished."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file completely or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+__all__ = ["read_run", "run_folder", "write_text"]
