@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from mirage_hf.degradations import DEGRADATIONS, degrade
 
 BICUBIC = Image.Resampling.BICUBIC
-SIZES = [(129, 131), (301, 200), (97, 640), (65, 64), (1, 1), (1, 300), (300, 1), (3, 2)]
+SIZES = [(129, 131), (301, 200), (97, 640), (65, 64), (1, 1), (1, 300), (1, 1000), (300, 1), (3, 2)]
 
 
 def photograph(width, height, seed=0):
