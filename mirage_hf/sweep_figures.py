@@ -1,4 +1,4 @@
-"""Figures of a sweep over one or two arguments: the first metric's mean over generators, in percent."""
+"""Figures of a sweep over one or two arguments: the first metric's mean over generators."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ from .benchmark_metrics import METRICS
 from .sweep_grid import varied_name
 
 Cell = dict[str, Any]
+NOTHING: Cell = {"mean": None, "low": None, "high": None}
 
 
 def draw_figures(results: dict[str, Any], output_dir: Path) -> list[str]:
     """
-    A curve for one axis of numbers in `vary`, a heat map for two axes; nothing for other axes, or before all of their
-    settings have results.
+    A curve for one axis in `vary`, a heat map for two; nothing for other numbers, or before there are results of it.
 
     Returns:
         `list[str]`: Names of the files written into `output_dir`, one for each test set.
@@ -32,29 +32,24 @@ def draw_figures(results: dict[str, Any], output_dir: Path) -> list[str]:
 
 
 def _draw(axes: dict[str, list[Any]], cells: dict[str, Cell | None], title: str) -> Any:
-    names = list(axes)
-    if len(axes) == 2:
-        rows, columns = axes.values()
-        places = [[varied_name({names[0]: row, names[1]: column}) for column in columns] for row in rows]
-        grid = [[cell for name in line if (cell := cells.get(name)) is not None] for line in places]
-        if all(len(line) == len(columns) for line in grid):
-            from .pictures import heat_map
+    def cell(**changes) -> Cell:
+        return cells.get(varied_name(changes)) or NOTHING
 
-            means = [[100 * cell["mean"] for cell in line] for line in grid]
-            row_names, column_names = ([f"{n} {value}" for value in axes[n]] for n in names)
-            return heat_map(means, row_names, column_names, f"{title}, %")
-    if len(axes) == 1 and all(isinstance(value, int | float) for value in axes[names[0]]):
-        x = sorted(axes[names[0]])
-        line = [cell for value in x if (cell := cells.get(varied_name({names[0]: value}))) is not None]
-        if len(line) == len(x):
+    if len(axes) == 1:
+        ((name, x),) = axes.items()
+        line = [cell(**{name: value}) for value in x]
+        if any(one["mean"] is not None for one in line):
             from .pictures import sweep_curve
 
-            # A single run has no interval: a band of no width.
-            mean, low, high = (
-                [100 * (cell["mean"] if cell[key] is None else cell[key]) for cell in line]
-                for key in ("mean", "low", "high")
-            )
-            return sweep_curve(x, mean, low, high, (names[0], f"{title}, %"))
+            return sweep_curve(x, *([one[key] for one in line] for key in ("mean", "low", "high")), (name, title))
+    if len(axes) == 2:
+        (name, rows), (other, columns) = axes.items()
+        means = [[cell(**{name: row, other: column})["mean"] for column in columns] for row in rows]
+        if any(mean is not None for line in means for mean in line):
+            from .pictures import heat_map
+
+            row_names = [f"{name} {value}" for value in rows]
+            return heat_map(means, row_names, [str(value) for value in columns], f"{title}, by {other}")
     return None
 
 
