@@ -41,7 +41,8 @@ def _draw(axes: dict[str, list[Any]], cells: dict[str, Cell | None], title: str)
         if any(one["mean"] is not None for one in line):
             from .pictures import sweep_curve
 
-            return sweep_curve(x, *([one[key] for one in line] for key in ("mean", "low", "high")), (name, title))
+            mean, low, high = ([one[key] for one in line] for key in ("mean", "low", "high"))
+            return sweep_curve(x, mean, low, high, (name, title))
     if len(axes) == 2:
         (name, rows), (other, columns) = axes.items()
         means = [[cell(**{name: row, other: column})["mean"] for column in columns] for row in rows]
