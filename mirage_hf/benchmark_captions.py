@@ -94,6 +94,11 @@ def published_notes(results: Results, metric: str, field: str = "published") -> 
     return notes
 
 
+def refused_sets(results: Results) -> list[str]:
+    """The sets that could not be used, and why."""
+    return [f"Refused: {name}, since {reason}." for name, reason in results.get("refused", {}).items()]
+
+
 def run_notes(notes: list[str]) -> list[str]:
     """The run's own notes, the first ten of them."""
     more = len(notes) - _MOST_NOTES

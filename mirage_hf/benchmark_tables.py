@@ -18,6 +18,7 @@ from .benchmark_captions import (
     one_class_notes,
     published_notes,
     published_rows,
+    refused_sets,
     run_notes,
     sentence,
     set_columns,
@@ -144,6 +145,7 @@ def _headline_table(results: Results, metric: str) -> Table:
         f"{protocol['title']}: {METRICS[metric]} in percent.",
         *meaning_of_fake(results, metric),
         *meaning_of_mean(results),
+        *refused_sets(results),
         *skipped_images(results, main_views(results)),
         *published_notes(results, metric),
         *([f"{_NULL_MEANING}{_pooled_nulls(results)}."] if nulls else []),
@@ -226,7 +228,7 @@ def _views_table(results: Results) -> list[Table]:
         for metric, rows in printed.items()
     }
     columns = list(dict.fromkeys([*views, *(name for names in covered.values() for name in names)]))
-    last = ["mean"] if any(covered.values()) else []
+    last = ["mean"] if any("mean" in row["values"] for rows in printed.values() for _, row in rows) else []
     groups = []
     for metric in metrics:
         suffix = f", {METRICS[metric]}"

@@ -1,7 +1,6 @@
 """A map of image embeddings and text anchors, as in Fig. 2 of [MiraGe](https://arxiv.org/abs/2508.01525)."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from .pictures_style import COLOURS, MARKERS, Look, label, new_figure, panels, s
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Embeddings = tuple[np.ndarray, np.ndarray, Sequence[str], np.ndarray]
+Embeddings = tuple[Any, ...]
 _LEAST_IMAGES = 5
 
 

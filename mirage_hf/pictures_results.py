@@ -195,27 +195,27 @@ def variation_against_accuracy(rows: Sequence[tuple[str, float, float, float]]) 
 
     Args:
         rows (`Sequence[tuple]`):
-            Name, variation, separation and accuracy (a fraction) of each detector.
+            Name, variation, separation and accuracy (a fraction) of each detector or set; `None` where undefined.
 
     Raises:
         ValueError: there is no row.
     """
     if not rows:
         raise ValueError("`rows` is empty")
+    numbers = np.array([row[1:] for row in rows], dtype=float)  # (R, 3), NaN for `None`
     figure = new_figure(2.6 + 0.17 * -(-len(rows) // 4))
     handles: list = []
     pair = panels(figure, 2, 2, sharey=True)
-    for axes, column, title in zip(pair, (1, 2), ("intra-class variation", "inter-class separation"), strict=True):
+    for axes, column, title in zip(pair, (0, 1), ("intra-class variation", "inter-class separation"), strict=True):
         points = [
             axes.plot(
-                row[column],
-                row[3],
+                *numbers[place, [column, 2]],
                 linestyle="none",
                 marker=MARKERS[place % len(MARKERS)],
                 color=COLOURS[place % len(COLOURS)],
                 markersize=6,
             )[0]
-            for place, row in enumerate(rows)
+            for place in range(len(rows))
         ]
         handles = handles or points
         axes.set_xlabel(title)
@@ -238,7 +238,7 @@ def heat_map(values, row_names: Sequence[str], column_names: Sequence[str], titl
         row_names, column_names (`Sequence[str]`):
             As many as there are rows and columns.
         title (`str`):
-            What is shown.
+            What is shown; "(%)" is put behind it.
 
     Raises:
         ValueError: the names don't fit the values, or no value is there.
@@ -264,7 +264,7 @@ def heat_map(values, row_names: Sequence[str], column_names: Sequence[str], titl
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(label(title, 80))
+    axes.set_title(f"{label(title, 76)} (%)")
     return figure
 
 

@@ -89,26 +89,29 @@ def reliability_diagram(labels, scores) -> "Figure":
 
     Args:
         labels (array-like of shape `(N,)`):
-            0 for real and 1 for fake, both present.
+            0 for real and 1 for fake. With one class only there is nothing to compare with: no line, only counts.
         scores (array-like of shape `(N,)`):
             Probability of fake, in [0, 1].
 
     Raises:
-        ValueError: labels and scores don't fit, or a class is missing.
+        ValueError: labels and scores don't fit.
     """
-    labels, scores = checked_scores(labels, scores, both=True)
+    labels, scores = checked_scores(labels, scores, "`scores`")
     bins = reliability_bins(scores, labels)
     figure = new_figure(3.6, WIDTH / 2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="#777777", linestyle="--", linewidth=0.8, label="calibrated")
-    filled = [found for found in bins if found.size]
-    upper.plot(
-        [found.mean_score for found in filled],  # type: ignore[misc]
-        [found.share_of_fakes for found in filled],  # type: ignore[misc]
-        color=COLOURS[0],
-        marker="o",
-        label=f"ECE {100 * expected_calibration_error(scores, labels):.1f}%",
-    )
+    if len(np.unique(labels)) < 2:
+        upper.text(0.5, 0.4, "one class only", ha="center", va="center")
+    else:
+        filled = [found for found in bins if found.size]
+        upper.plot(
+            [found.mean_score for found in filled],  # type: ignore[misc]
+            [found.share_of_fakes for found in filled],  # type: ignore[misc]
+            color=COLOURS[0],
+            marker="o",
+            label=f"ECE {100 * expected_calibration_error(scores, labels):.1f}%",
+        )
     upper.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="share of fakes (%)")
     percent_axis(upper.yaxis)
     upper.legend(loc="upper left")

@@ -117,12 +117,12 @@ def interval_bars(axes: "Axes", positions, lows, highs, **options) -> None:
     axes.errorbar(positions, (lows + highs) / 2, yerr=(highs - lows) / 2, fmt="none", **look)
 
 
-def checked_scores(labels, scores, name: str = "scores", both: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def checked_scores(labels, scores, name: str) -> tuple[np.ndarray, np.ndarray]:
     """
     Labels and scores as arrays.
 
     Raises:
-        ValueError: lengths differ, a label is no 0 or 1, a score isn't in [0, 1], or with `both` a class is missing.
+        ValueError: lengths differ, a label is no 0 or 1, or a score isn't in [0, 1]; the message begins with `name`.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=float)
     if labels.ndim != 1 or labels.shape != scores.shape:
@@ -131,9 +131,6 @@ def checked_scores(labels, scores, name: str = "scores", both: bool = False) -> 
         raise ValueError(f"{name}: labels must be 0 (real) or 1 (fake)")
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(f"{name}: scores must lie in [0, 1]")
-    if both and not (labels == 0).any() & (labels == 1).any():
-        counts = f"{(labels == 0).sum()} real and {(labels == 1).sum()} fake images"
-        raise ValueError(f"{name}: both classes are needed, got {counts}")
     return labels, scores
 
 

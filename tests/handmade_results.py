@@ -63,6 +63,7 @@ def make_results() -> dict:
         "environment": {"python": "3.12.1", "device": "<cpu>", "machine": "x86_64"},
         "arguments": {"degrade": ["jpeg_65"], "revision": None, "data": "a & b"},
         "layout": "genimage",
+        "refused": {"VQ_DM": "it holds 0 real and 5 fake images, and needs both"},
         "notes": ["The null exceeds 60% on <b>Midjourney</b>"],
         "views": {
             "raw": view(

@@ -132,6 +132,7 @@ def test_captions_say_what_was_done():
         "Fake means a score above 0.5.",
         "The mean covers 3 sets, each counting the same (the protocol: eight generators)",
         "One class only, so outside the mean: only_reals.",
+        "Refused: VQ_DM, since it holds 0 real and 5 fake images, and needs both.",
         "can't be read: 17 (raw).",
         "Published, not run here: UnivFD; CNN_Det, trained on A; CNN_Det, trained on B (MiraGe, Table 1).",
         "Published detectors were trained on Stable Diffusion 1.4.",
@@ -149,13 +150,13 @@ def test_a_run_without_extras():
     """No published rows, no nulls, no own threshold, one view: what is not there leaves no trace."""
     results = make_results()
     results |= {"published": [], "notes": []}
-    del results["published_views"]
+    del results["published_views"], results["refused"]
     results["model"]["threshold"] = None
     results["views"] = {"jpeg_65": results["views"]["jpeg_65"]}
     tables = read_markdown(to_markdown(results))
     assert [header[0] for header, _ in tables] == ["method", "method", "set", "set"]
     assert list(tables[0][1]) == ["mirage_tiny, jpeg_65"]
-    assert not re.search("published|null|metadata|own threshold", to_markdown(results), re.IGNORECASE)
+    assert not re.search("published|null|metadata|own threshold|refused", to_markdown(results), re.IGNORECASE)
     assert "One class only" in to_markdown(results) and "can't be read: none" in to_markdown(results)
 
 
@@ -163,7 +164,9 @@ def test_calibrated_headline_names_its_threshold_and_many_notes_are_cut():
     results = make_results()
     results["protocol"]["metrics"] = ["calibrated_accuracy"]
     results["notes"] = [f"note {number}!" for number in range(12)]
+    del results["published_views"][0]["values"]["mean"]  # then there is none for ours to stand beside
     text = to_markdown(results)
+    assert "| method | raw | aligned | jpeg\\_65 |\n" in text
     assert "above 0.6712, the detector's own threshold." in text
     assert "note 9! 2 more notes" in text and "note 10" not in text
 
@@ -447,6 +450,7 @@ FAULTS = [
     (("protocol", "threshold"), 1.5, "results.protocol.threshold: "),
     (("model", "threshold"), "0.5", "results.model.threshold: "),
     (("notes",), "a note", "results.notes: "),
+    (("refused", "VQ_DM"), 5, "results.refused.VQ_DM: "),
     (("views",), {}, "results.views: "),
     ((*RAW, "sets", "Midjourney", "n_real"), -1, "results.views.raw.sets.Midjourney.n_real: "),
     ((*RAW, "sets", "Midjourney", "metrics", "roc_auc"), 52.0, "sets.Midjourney.metrics.roc_auc: 52.0 is greater"),

@@ -53,7 +53,7 @@ PICTURES = {
     "degradations": lambda: degradation_curves(make_results(), "accuracy"),
     "map": lambda: embedding_map({"CLIP": embeddings(), NASTY: embeddings(1)}),
     "variation": lambda: variation_against_accuracy([("a", 0.5, 0.2, 0.81), (NASTY, 0.4, 0.3, 0.92)]),
-    "heat map": lambda: heat_map([[0.9, 0.91], [0.92, None]], ["a", NASTY], ["x", "y"], "accuracy (%)"),
+    "heat map": lambda: heat_map([[0.9, 0.91], [0.92, None]], ["a", NASTY], ["x", "y"], "accuracy"),
     "sweep": lambda: sweep_curve([1, 2], [0.9, 0.91], [0.89, None], [0.92, None], ("m", NASTY)),
 }
 
@@ -113,6 +113,13 @@ def test_reliability_points_are_means_of_bins():
     assert bars_of(lower.containers[0]) == counts
     assert [bar.get_x() for bar in lower.containers[0]] == pytest.approx(np.arange(15) / 15)
     assert upper.get_legend().get_texts()[1].get_text() == f"ECE {100 * gap:.1f}%"
+
+
+@pytest.mark.parametrize(("labels", "scores", "count"), [([1, 1], [0.5, 0.51], 2), ([], [], 0)])
+def test_reliability_of_one_class_has_counts_only(labels, scores, count):
+    upper, lower = reliability_diagram(labels, scores).axes
+    assert len(upper.lines) == 1 and upper.texts[0].get_text() == "one class only"
+    assert sum(bars_of(lower.containers[0])) == count
 
 
 def test_roc_lines_are_those_of_sklearn():
@@ -225,6 +232,7 @@ def test_map_places_anchors_with_their_class():
 
 def test_variation_points():
     rows = [("a", 0.5, 0.2, 0.81), ("_b", 0.4, 0.3, 0.92)]
+    assert np.isnan(variation_against_accuracy([("a", None, 0.2, 0.8)]).axes[0].lines[0].get_xdata()[0])
     figure = variation_against_accuracy(rows)
     for axes, column in zip(figure.axes, (1, 2), strict=True):
         assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines] == [(r[column], r[3]) for r in rows]
@@ -234,11 +242,12 @@ def test_variation_points():
 
 def test_heat_map_prints_each_number_in_its_cell():
     values = [[0.9, 0.914, None], [0.926, 0.1, 0.333]]
-    (axes,) = heat_map(values, ["λ = 0.1", "λ = 1"], ["256", "512", "1024"], "accuracy (%)").axes
+    (axes,) = heat_map(values, ["λ = 0.1", "λ = 1"], ["256", "512", "1024"], "accuracy").axes
     texts = {tuple(text.get_position()): text.get_text() for text in axes.texts}
     for row, column in np.ndindex(2, 3):
         value = values[row][column]
         assert texts[column + 0.5, row + 0.5] == ("–" if value is None else f"{100 * value:.1f}")
+    assert axes.get_title() == "accuracy (%)"
     colours = axes.collections[0].get_array()
     assert colours.mask.tolist() == [[False, False, True], [False] * 3] and colours[1, 2] == 0.333
     assert axes.yaxis_inverted() and [tick.get_text() for tick in axes.get_yticklabels()] == ["λ = 0.1", "λ = 1"]
@@ -310,12 +319,13 @@ def test_other_numbers_give_other_bytes(markup):
 def test_a_figure_can_be_written_twice(tmp_path):
     figure = PICTURES["roc"]()
     assert figure_svg(figure) == figure_svg(figure)
+    figure, again = PICTURES["sweep"](), PICTURES["sweep"]()
     for suffix in ("svg", "png", "pdf"):
         paths = [tmp_path / f"{number}.{suffix}" for number in range(2)]
         save_figure(figure, paths[0])
-        save_figure(PICTURES["roc"](), str(paths[1]))
+        save_figure(again, str(paths[1]))
         assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert Image.open(tmp_path / "0.png").size[0] == 1400  # 7 inches at 200 dots
+    assert Image.open(tmp_path / "0.png").size[0] == 700  # 3.5 inches at 200 dots
     assert (tmp_path / "0.pdf").read_bytes().startswith(b"%PDF")
     assert (tmp_path / "0.svg").read_text(encoding="utf-8") == figure_svg(figure)
 
@@ -355,8 +365,7 @@ REFUSED = [
     (lambda: score_histograms({"a": ([0, 1], [0.5])}, 0.5), "'a': labels of shape"),
     (lambda: score_histograms({"a": ([0, 2], [0.5, 0.5])}, 0.5), "'a': labels must be 0"),
     (lambda: score_histograms({"a": ([0, 1], [0.5, np.nan])}, 0.5), "'a': scores must lie in"),
-    (lambda: reliability_diagram([1, 1], [0.5, 0.6]), "both classes are needed, got 0 real and 2 fake images"),
-    (lambda: reliability_diagram([], []), "both classes are needed"),
+    (lambda: reliability_diagram([0, 1], [0.5, 1.6]), "`scores`: scores must lie in"),
     (lambda: roc_curves({}), "`curves` is empty"),
     (lambda: roc_curves({"a": ([1, 1], [0.5, 0.6])}), "`curves`: none has both"),
     (lambda: generator_bars(make_results(), "auc"), "`metric` is 'auc': choose one of accuracy, "),
