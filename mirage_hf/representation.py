@@ -125,11 +125,11 @@ def representation_distances(
     """
     statistics = representation_statistics(image_embeds, labels, text_embeds, distributions)
     found = {"euclidean": {key: value.item() for key, value in statistics.items()}}
-    images, anchors = (tensor.detach().double().cpu() for tensor in (image_embeds, text_embeds))
+    images, anchors = (tensor.detach().cpu().double() for tensor in (image_embeds, text_embeds))
     groups = (labels if distributions is None else labels + 2 * distributions).cpu()
     real, fake = (images[labels.cpu() == label] for label in (0, 1))
     bandwidth = (
-        float(np.median(torch.cdist(_sample(real, MAX_IMAGES), _sample(fake, MAX_IMAGES))))
+        float(np.median(_distances(_sample(real, MAX_IMAGES), _sample(fake, MAX_IMAGES))))
         if len(real) and len(fake)
         else torch.nan
     )
@@ -161,12 +161,18 @@ def _sample(rows: torch.Tensor, size: int) -> torch.Tensor:
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:size]]
 
 
+def _distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Euclidean distances of all pairs, (len(first), len(second)); below float32's precision they are 0."""
+    # The matrix products of cdist give equal rows about 1e-8, of which the root in energy distance would make 1e-4.
+    return torch.nn.functional.threshold(torch.cdist(first, second), 1e-6, 0.0)
+
+
 def _wasserstein(first: torch.Tensor, second: torch.Tensor) -> float:
     """Wasserstein-1 distance of two samples; between equal numbers of points some optimal plan is an assignment."""
     from scipy.optimize import linear_sum_assignment  # here, since training never needs it
 
     size = min(len(first), len(second), MAX_IMAGES)
-    cost = torch.cdist(_sample(first, size), _sample(second, size)).numpy()
+    cost = _distances(_sample(first, size), _sample(second, size)).numpy()
     return float(cost[linear_sum_assignment(cost)].mean()) if size else torch.nan
 
 
@@ -177,9 +183,7 @@ def _pair_distances(first: torch.Tensor, second: torch.Tensor, bandwidth: float)
     a sample is empty.
     """
     first, second = _sample(first, MAX_IMAGES), _sample(second, MAX_IMAGES)
-    # To itself an image has distance 0 exactly, which the matrix products of cdist miss.
-    within = [torch.cdist(rows, rows).fill_diagonal_(0) for rows in (first, second)]
-    across = torch.cdist(first, second)
+    *within, across = _distances(first, first), _distances(second, second), _distances(first, second)
     energy = 2 * across.mean() - within[0].mean() - within[1].mean()
     width = max(bandwidth, 1e-12)  # it is 0 where reals and fakes are one point
     kernels = [(-((distances / width) ** 2) / 2).exp().mean() for distances in (*within, across)]

@@ -35,7 +35,7 @@ def check_row(found, row, expected):
 
 
 @pytest.mark.parametrize("digits", [1, 2, 8])
-@pytest.mark.parametrize("count", [7, 120, 251])
+@pytest.mark.parametrize("count", [7, 120, 200, 251])
 def test_weights_of_one_are_the_plain_metrics(count, digits):
     scores, labels = make_scores(count, count, digits)
     for own in (None, 0.3):
@@ -148,7 +148,7 @@ def test_intervals_are_the_percentiles_of_resampled_sets():
     assert mean == by_set["a"] and set(mean) == set(METRICS)
     random, draws = np.random.default_rng(7), []
     reals, fakes = np.flatnonzero(data.labels == 0), np.flatnonzero(data.labels == 1)
-    for _ in range(300):
+    for _ in range(200):
         rows = np.concatenate([random.choice(reals, len(reals)), random.choice(fakes, len(fakes))])
         draws.append(set_metrics(data.scores[rows], data.labels[rows], 0.5, 0.4))
     for key in METRICS:
