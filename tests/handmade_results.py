@@ -4,7 +4,7 @@ from mirage_hf.benchmark_metrics import METRICS
 
 SCRIPT = "<script>alert('1')</script>"
 NASTY = "50%_of|$x$ & #1 {a} ~^\\ [b] *c* `d`"
-ONE_CLASS = "only_reals"
+ONE_CLASS = "[only]_reals"
 SETS = ("Midjourney", SCRIPT, NASTY, ONE_CLASS)
 KEPT_FOR_REALS = ("real_accuracy", "calibrated_real_accuracy")
 
