@@ -122,7 +122,6 @@ def run_benchmark(args: BenchmarkArguments) -> dict[str, Any]:
         raise ValueError(f"`dtype` is {args.dtype!r}: choose one of {', '.join(DTYPES)}")
     if protocol.needs_reals and args.real_root is None:
         raise ValueError(f"{protocol.title} holds fakes only: give a folder of real images as `real_root`")
-    detector = load_detector(args.model, args.revision, args.fake_label)
     dataset, report = load_detection_dataset(
         args.data,
         layout=args.layout or protocol.layout,
@@ -140,6 +139,7 @@ def run_benchmark(args: BenchmarkArguments) -> dict[str, Any]:
     sets = split_into_sets(protocol, labels, generators, paths, args.limit_per_class)
     sets.notes += report.notes
     sets.notes += [f"not read: {path}: {reason}" for path, reason in report.skipped]
+    detector = load_detector(args.model, args.revision, args.fake_label)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     detector.model.to(device)
     versions = {

@@ -84,12 +84,9 @@ class BenchmarkFolder:
         else:
             write_atomically(mark, json.dumps(identity, indent=1, sort_keys=True) + "\n")
 
-    def _file(self, view: str, name: str, suffix: str) -> Path:
-        return self.path / "scores" / view / f"{file_name(name)}{suffix}"
-
     def is_finished(self, view: str, name: str) -> bool:
         """Whether the set was scored in this view."""
-        return self._file(view, name, ".json").is_file()
+        return scores_file(self.path, view, name, ".json").is_file()
 
     def save(self, view: str, name: str, found: SetScores) -> None:
         """Writes the scores of a set."""
@@ -102,26 +99,33 @@ class BenchmarkFolder:
         )
         arrays = io.BytesIO()
         np.savez_compressed(arrays, allow_pickle=False, **found.arrays)
-        write_atomically(self._file(view, name, ".csv"), text.getvalue())
-        write_atomically(self._file(view, name, ".npz"), arrays.getvalue())
+        write_atomically(scores_file(self.path, view, name, ".csv"), text.getvalue())
+        write_atomically(scores_file(self.path, view, name, ".npz"), arrays.getvalue())
         write_atomically(
-            self._file(view, name, ".json"), json.dumps({"set": name, "skipped": found.skipped}, indent=1) + "\n"
+            scores_file(self.path, view, name, ".json"),
+            json.dumps({"set": name, "skipped": found.skipped}, indent=1) + "\n",
         )
 
-    def load(self, view: str, name: str) -> SetScores:
-        """Reads what [`save`] wrote."""
-        with open(self._file(view, name, ".csv"), encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        with np.load(self._file(view, name, ".npz"), allow_pickle=False) as arrays:
-            kept = dict(arrays)
-        stated = json.loads(self._file(view, name, ".json").read_text(encoding="utf-8"))
-        return SetScores(
-            [row["path"] for row in rows],
-            np.array([int(row["label"]) for row in rows], dtype=np.int64),
-            np.array([float(row["p_fake"]) for row in rows]),
-            stated["skipped"],
-            kept,
-        )
+
+def load_scores(folder: Path, view: str, name: str) -> SetScores:
+    """The scores of a finished set of the benchmark run in this folder."""
+    with open(scores_file(folder, view, name, ".csv"), encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with np.load(scores_file(folder, view, name, ".npz"), allow_pickle=False) as arrays:
+        kept = dict(arrays)
+    stated = json.loads(scores_file(folder, view, name, ".json").read_text(encoding="utf-8"))
+    return SetScores(
+        [row["path"] for row in rows],
+        np.array([int(row["label"]) for row in rows], dtype=np.int64),
+        np.array([float(row["p_fake"]) for row in rows]),
+        stated["skipped"],
+        kept,
+    )
+
+
+def scores_file(folder: Path, view: str, name: str, suffix: str) -> Path:
+    """Where one file of a set's scores lies."""
+    return folder / "scores" / view / f"{file_name(name)}{suffix}"
 
 
 def file_name(name: str) -> str:
@@ -132,4 +136,4 @@ def file_name(name: str) -> str:
     return f"{plain.lstrip('.')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
-__all__ = ["BenchmarkFolder", "SetScores", "file_name", "write_atomically"]
+__all__ = ["BenchmarkFolder", "SetScores", "load_scores", "write_atomically"]

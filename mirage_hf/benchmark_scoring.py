@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 
 from .benchmark_data import TestSets, collect_metadata
-from .benchmark_files import BenchmarkFolder, SetScores
+from .benchmark_files import BenchmarkFolder, SetScores, load_scores
 from .benchmark_views import ChangedTransform, View
 from .detectors import LoadedDetector
 from .prediction import NothingToScore, Predictions, predict_scores
@@ -45,7 +45,9 @@ class BenchmarkScorer:
                 seen = known.keys() | unreadable.keys()
                 self._score_rows(view, [row for row in rows if self.paths[row] not in seen], known, unreadable)
                 folder.save(view.name, name, self._join(rows, known, unreadable))
-            found[name] = folder.load(view.name, name)  # as stored: the same whether the run was cut off or not
+            found[name] = load_scores(
+                folder.path, view.name, name
+            )  # as stored: the same whether the run was cut off or not
             known |= _entries(found[name])
             unreadable |= found[name].skipped
         return found

@@ -79,7 +79,7 @@ def list_views(alignment: FormatAlignment | None, degradations: Sequence[str]) -
     unknown = [name for name in names if name not in DEGRADATIONS]
     if unknown:
         raise ValueError(f"unknown degradation {unknown[0]!r}: choose all or some of {', '.join(DEGRADATIONS)}")
-    return views + [View(name, DEGRADATIONS[name].title, _Degrade(name)) for name in names]
+    return views + [View(name, DEGRADATIONS[name].description, _Degrade(name)) for name in names]
 
 
 __all__ = ["ChangedTransform", "View", "list_views"]

@@ -16,6 +16,10 @@ from .benchmark_metrics import CALIBRATION_BINS, MAX_FPR, METRICS, bin_indices
 # `_Scorer` add 21 float64 for each image of each set: 17 MB for 100,000 images, of which a chunk holds 10 replicates.
 CHUNK = 1_000_000
 
+# Every draw adds its own noise to the bins of the calibration error, which can't fall below 0: in small sets the
+# percentiles lie above the estimate itself.
+WITHOUT_INTERVAL = frozenset({"expected_calibration_error"})
+
 Interval = tuple[float, float] | None
 
 
@@ -52,8 +56,7 @@ def bootstrap_sets(
     the generators: another generator may lie far outside.
 
     With the same sets and seed the same images are drawn, whatever the scores: two detectors can be compared draw by
-    draw. Two limits of percentiles: an accuracy of 100% gets (1, 1); and every draw adds its own noise to the bins of
-    the calibration error, which can't fall below 0, so in small sets that interval lies too high.
+    draw. A limit of percentiles: an accuracy of 100% gets (1, 1).
 
     Args:
         sets (`Mapping[str, ScoredSet]`):
@@ -68,9 +71,9 @@ def bootstrap_sets(
             Coverage aimed at, in (0, 1).
 
     Returns:
-        `tuple`: Set -> metric -> (low, high), `None` where the metric is undefined, and metric -> (low, high) of the
-        plain mean over sets. The mean covers sets with both classes; if there is none, those where a metric is
-        defined, as in [`~evaluation.evaluate_by_generator`].
+        `tuple`: Set -> metric -> (low, high), `None` where the metric is undefined or in `WITHOUT_INTERVAL`; and
+        metric -> (low, high) of the plain mean over sets. The mean covers sets with both classes; if there is none,
+        those where a metric is defined, as in [`~evaluation.evaluate_by_generator`].
 
     Raises:
         ValueError: `replicates` or `level` is out of range, or a set is malformed; the message names the set.
@@ -90,8 +93,8 @@ def bootstrap_sets(
         first += len(weights)
     both = [name for name, data in sets.items() if 0 < np.sum(data.labels) < len(data.labels)]
     means = {key: _mean_over_sets([values[name][key] for name in both or sets]) for key in METRICS}
-    by_set = {name: {key: _percentiles(column, level) for key, column in values[name].items()} for name in sets}
-    return by_set, {key: _percentiles(column, level) for key, column in means.items()}
+    by_set = {name: _intervals(values[name], level) for name in sets}
+    return by_set, _intervals(means, level)
 
 
 def find_strata(sets: Mapping[str, ScoredSet]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -296,11 +299,15 @@ def _mean_over_sets(columns: list[np.ndarray]) -> np.ndarray:
     return np.mean(defined, axis=0) if defined else np.full(1, np.nan)
 
 
-def _percentiles(column: np.ndarray, level: float) -> Interval:
-    if np.isnan(column).any():
-        return None
-    low, high = np.quantile(column, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _intervals(columns: dict[str, np.ndarray], level: float) -> dict[str, Interval]:
+    found: dict[str, Interval] = {}
+    for key, column in columns.items():
+        if key in WITHOUT_INTERVAL or np.isnan(column).any():
+            found[key] = None
+        else:
+            low, high = np.quantile(column, [(1 - level) / 2, (1 + level) / 2])
+            found[key] = float(low), float(high)
+    return found
 
 
 __all__ = [

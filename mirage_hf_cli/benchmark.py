@@ -71,7 +71,9 @@ def benchmark(
         from mirage_hf.benchmark import BenchmarkArguments, run_benchmark
         from mirage_hf.benchmark_output import write_outputs
         from mirage_hf.benchmark_report import to_markdown
+        from mirage_hf.console import setup_console
 
+        setup_console()
         folder = output_dir or Path("outputs") / "benchmark" / protocol
         arguments = BenchmarkArguments(
             protocol=protocol,
