@@ -190,7 +190,11 @@ def make_alignment(args: BenchmarkArguments) -> FormatAlignment | None:
     Raises:
         ValueError: one is described and not asked for, or a field is out of range.
     """
-    fields = {"size": args.align_size, "geometry": args.align_geometry, "quality": args.align_quality}
+    fields: dict[str, Any] = {
+        "size": args.align_size,
+        "geometry": args.align_geometry,
+        "quality": args.align_quality,
+    }
     given = {name: value for name, value in fields.items() if value is not None}
     if args.align:
         return FormatAlignment(**given)

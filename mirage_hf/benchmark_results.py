@@ -177,8 +177,8 @@ def _null(scored: Iterable[SetScores]) -> dict[str, Any] | None:
     if not seen:
         return None
     features, labels = zip(*seen.values(), strict=True)
-    found = metadata_null(np.stack(features), np.array(labels))
-    return None if found["balanced_accuracy"] is None else _rounded(found)
+    null = metadata_null(np.stack(features), np.array(labels))
+    return None if null["balanced_accuracy"] is None else _rounded(null)
 
 
 def _representation(scored: Iterable[SetScores]) -> dict[str, Any] | None:
@@ -194,13 +194,13 @@ def _representation(scored: Iterable[SetScores]) -> dict[str, Any] | None:
     if anchors is None or len({label for _, label, _ in seen.values()}) < 2:
         return None
     embeds, labels, distributions = zip(*seen.values(), strict=True)
-    found = representation_distances(
+    measured = representation_distances(
         torch.from_numpy(np.stack(embeds)).float(),
         torch.tensor(labels),
         torch.from_numpy(anchors).float(),
         torch.tensor(distributions),
     )
-    return {distance: _rounded(values) for distance, values in found.items()}
+    return {distance: _rounded(values) for distance, values in measured.items()}
 
 
 def _mean(values: list[float | None]) -> float | None:

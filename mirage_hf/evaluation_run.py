@@ -9,12 +9,10 @@ from pathlib import Path
 import PIL
 import torch
 import transformers
-from transformers import AutoImageProcessor
 
 from .data import load_detection_dataset
+from .detectors import load_detector
 from .evaluation import EvaluationReport, evaluate_by_generator
-from .image_processing import EvalTransform
-from .modeling_mirage import MiraGeForImageDetection
 from .prediction import predict_scores
 from .version import __version__
 
@@ -30,7 +28,7 @@ class EvaluationArguments:
 
     Args:
         model (`str`):
-            MiraGe checkpoint, a folder or a Hub id.
+            Folder or Hub id of a detector, see [`load_detector`].
         data (`str`):
             Folder, archive, manifest or Hub id of the test images.
         output_dir (`str`):
@@ -75,22 +73,22 @@ def run_evaluation(args: EvaluationArguments) -> EvaluationReport:
         `OSError`, `ValueError`: If the checkpoint or the data cannot be used.
     """
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = MiraGeForImageDetection.from_pretrained(args.model, dtype=torch.float32).bake()
-    transform = EvalTransform(AutoImageProcessor.from_pretrained(args.model))
+    detector = load_detector(args.model)
     options = {name: getattr(args, name) for name in ("layout", "split", "generators", "max_per_class", "seed")}
     options |= {name: getattr(args, name) for name in ("fake_id", "label_column", "real_root")}
     dataset, data_report = load_detection_dataset(args.data, return_report=True, **options)
     logger.warning("Evaluating on\n%s", data_report)
     predictions = predict_scores(
-        model,
+        detector.model,
         dataset,
-        transform,
+        detector.transform,
         batch_size=args.batch_size,
         device=device,
         num_workers=args.num_workers,
         dtype=DTYPES[args.dtype],
     )
-    threshold = model.config.threshold if args.threshold is None else args.threshold
+    own = 0.5 if detector.threshold is None else detector.threshold
+    threshold = own if args.threshold is None else args.threshold
     report = evaluate_by_generator(predictions.scores, predictions.labels, predictions.generators, threshold=threshold)
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
