@@ -132,7 +132,6 @@ class BaselinePreTrainedModel(PreTrainedModel):
             name, revision=revision, dtype=torch.float32, use_safetensors=True
         )
         classifier.config.name_or_path = ""
-        classifier.config.id2label = {0: "real", 1: "fake"}
         config = cls.config_class(method=method, backbone_config=classifier.config, **config_kwargs)
         model = cls._from_config(config, dtype=torch.float32, **attention)
         ours, weights = model.classifier.state_dict(), classifier.state_dict()

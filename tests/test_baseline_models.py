@@ -325,8 +325,11 @@ def test_given_weights_without_their_last_layer(tmp_path, pixel_values):
     assert model.classifier.classifier[1].weight.shape == (2, 32)
     for name, value in given.resnet.state_dict().items():
         assert torch.equal(model.classifier.resnet.state_dict()[name], value), name
-    two = BaselineForImageDetection.from_classifier("resnet50", tmp_path)
-    assert not torch.equal(two.classifier.classifier[1].weight, model.classifier.classifier[1].weight)  # drawn anew
+    config.num_labels = 2  # two classes whose order nobody knows
+    two = ResNetForImageClassification(config)
+    two.save_pretrained(tmp_path / "two")
+    drawn = BaselineForImageDetection.from_classifier("resnet50", tmp_path / "two")
+    assert not torch.equal(drawn.classifier.classifier[1].weight, two.classifier[1].weight)
     assert str(tmp_path) not in json.dumps(model.config.to_dict(), default=str)
     with pytest.raises(ValueError, match="is a resnet checkpoint; method swin_t needs one of swin"):
         BaselineForImageDetection.from_classifier("swin_t", tmp_path)
