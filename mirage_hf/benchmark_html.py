@@ -131,7 +131,7 @@ def _picture(index: int, title: str, svg: str) -> str:
     return f"""<section id="picture-{index}"><h2>{_text(title)}</h2>
 <figure><div class="scroll" role="region" tabindex="0" aria-label="{_text(title)}">
 {svg}
-</div><figcaption>{_text(title)}. The numbers stand in the tables of this page.</figcaption></figure></section>
+</div><figcaption>{_text(title)}, from the same scores as the tables.</figcaption></figure></section>
 """
 
 

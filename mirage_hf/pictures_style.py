@@ -97,10 +97,9 @@ def panels(figure: "Figure", count: int, columns: int, **options) -> list["Axes"
 
 
 def label(text: str, length: int = 28) -> str:
-    """A name for a picture: on one line, not too long, and never hidden from legends as `_name` is."""
+    """A name for a picture: on one line and not too long."""
     text = printable(text)
-    text = text if len(text) <= length else text[: length - 1] + "…"
-    return f"\u200b{text}" if text.startswith("_") else text
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def percent_axis(axis) -> None:

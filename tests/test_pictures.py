@@ -211,7 +211,7 @@ def test_degradation_points_are_the_means():
 def test_map_places_anchors_with_their_class():
     figure = embedding_map({"CLIP": embeddings(), "MiraGe": embeddings(1)})
     assert [axes.get_title() for axes in figure.axes] == ["CLIP", "MiraGe"]
-    assert [text.strip("\u200b") for text in legend_of(figure)] == [
+    assert legend_of(figure) == [
         "real",
         "ADM",
         "_GLIDE",
@@ -237,7 +237,7 @@ def test_variation_points():
     for axes, column in zip(figure.axes, (1, 2), strict=True):
         assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines] == [(r[column], r[3]) for r in rows]
         assert len({line.get_marker() for line in axes.lines}) == 2
-    assert [text.strip("\u200b") for text in legend_of(figure)] == ["a", "_b"]
+    assert legend_of(figure) == ["a", "_b"]
 
 
 def test_heat_map_prints_each_number_in_its_cell():
@@ -326,7 +326,8 @@ def test_a_figure_can_be_written_twice(tmp_path):
         save_figure(again, str(paths[1]))
         assert paths[0].read_bytes() == paths[1].read_bytes()
     assert Image.open(tmp_path / "0.png").size[0] == 700  # 3.5 inches at 200 dots
-    assert (tmp_path / "0.pdf").read_bytes().startswith(b"%PDF")
+    pdf = (tmp_path / "0.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"CreationDate" not in pdf and b"Producer" not in pdf
     assert (tmp_path / "0.svg").read_text(encoding="utf-8") == figure_svg(figure)
 
 
