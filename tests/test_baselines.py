@@ -10,6 +10,7 @@ from test_baseline_models import OVERRIDES
 from test_pretrained_mirage import make_tokenizer
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPModel, set_seed
+from transformers.image_utils import OPENAI_CLIP_MEAN
 
 from mirage_hf import BaselineForImageDetection, MiraGeForImageDetection
 from mirage_hf.augmentations import AugmentationConfig
@@ -70,6 +71,8 @@ def test_one_command_trains_saves_and_scores(method, base, pair, tmp_path):
     assert not (out / "adapter_config.json").exists()  # nothing is left to peft
     processor = AutoImageProcessor.from_pretrained(out)
     assert processor.crop_size["height"] == 32
+    normalisation = OPENAI_CLIP_MEAN if family != "classifier" else [0.485, 0.456, 0.406]
+    assert processor.image_mean == pytest.approx(normalisation)
     assert processor.do_resize == (BASELINES[method].arguments.get("geometry") != "crop")
     scores = predict_scores(model, load_detection_dataset(pair), EvalTransform(processor), quiet=True).scores
     assert scores.shape == (24,) and 0 <= scores.min() <= scores.max() <= 1
