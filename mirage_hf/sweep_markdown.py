@@ -23,7 +23,7 @@ def render_markdown(results: dict[str, Any], figures: list[str]) -> str:
         if len(results["sets"]) > 1:
             lines += [f"## {test}", ""]
         lines += _main_table(results, test) + [""]
-        for key in results["metrics"]:
+        for key in _defined_metrics(results, test):
             lines += [f"**{METRICS[key]} by generator**", "", *_generator_table(results, test, key), ""]
         left_out = [name for name in facts["generators"] if name not in facts["mean_over"]]
         if left_out:
@@ -34,15 +34,22 @@ def render_markdown(results: dict[str, Any], figures: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _defined_metrics(results: dict[str, Any], test: str) -> list[str]:
+    """Without those that no setting has, such as accuracies at thresholds that were never calibrated."""
+    means = [setting["sets"][test]["mean"] for setting in results["settings"].values()]
+    return [key for key in results["metrics"] if any(mean[key] is not None for mean in means)]
+
+
 def _main_table(results: dict[str, Any], test: str) -> list[str]:
     compared = results["reference"] in results["settings"]
+    metrics = _defined_metrics(results, test)
     head, rows = ["setting", "runs"], []
-    for key in results["metrics"]:
+    for key in metrics:
         head += [METRICS[key], *(["difference"] if compared else [])]
         head += ["over images and seeds"] if results["replicates"] else []
     for name, setting in results["settings"].items():
         row = [setting["title"], str(len(setting["seeds"]))]
-        for key in results["metrics"]:
+        for key in metrics:
             row.append(_percent(setting["sets"][test]["mean"][key]))
             if compared:
                 row.append(
@@ -77,7 +84,7 @@ def _cost_table(results: dict[str, Any]) -> list[str]:
         ]
         for setting in settings
     ]
-    return _table(["setting", "parameters", *(COSTS[key][0] for key in shown)], rows)
+    return _table(["setting", "parameters at test", *(COSTS[key][0] for key in shown)], rows)
 
 
 def _notes(results: dict[str, Any]) -> list[str]:
@@ -96,7 +103,10 @@ def _notes(results: dict[str, Any]) -> list[str]:
     if results["reference"] in results["settings"]:
         title = results["settings"][results["reference"]]["title"]
         lines.append(f"Differences are to {title}, seed by seed.")
-    lines.append("Latency is the forward pass alone, at the evaluation's batch size.")
+    lines.append(
+        "Latency is the forward pass alone, at the evaluation's batch size. Memory is the largest while training, of "
+        "a process that may have done other runs before."
+    )
     if results["missing"]:
         lines.append(f"Not finished: {', '.join(results['missing'])}.")
     for what, values in (("machines", results["environments"]), ("versions of the libraries", results["versions"])):

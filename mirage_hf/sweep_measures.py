@@ -1,6 +1,7 @@
 """What a run costs on which machine: seconds of processors, largest memory."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import resource
@@ -17,6 +18,9 @@ def cpu_seconds() -> float:
 
 
 def reset_peak_memory() -> None:
+    """From here on [`peak_memory_mib`] counts anew. What earlier runs have freed goes back to the system first."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # Linux; elsewhere the peak is that of all runs so far

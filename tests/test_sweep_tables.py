@@ -200,6 +200,7 @@ def test_several_test_sets_have_tables_of_their_own(tmp_path):
     assert text.index("## one") < text.index("## two")
     value = 100 * sets["two"]["mean"]["accuracy"]
     assert f"| Ours \\| all | 1 | {value:.1f} | reference |" in text.partition("## two")[2]
+    assert "AP" in text and "own thr." not in text  # nothing was calibrated
 
 
 @pytest.mark.parametrize("axes", [{"memory_size": [1, 4]}, {"memory_size": [1, 4], "mapping": ["mlp", "linear"]}])
@@ -257,28 +258,26 @@ def test_bootstrap_equals_a_plain_loop():
     runs, other = make_runs(0), make_runs(1, gap=0.3)
     found = bootstrap_settings({"x": runs, "y": other}, ["accuracy", "calibrated_accuracy"], "x", replicates=1500)
     random, rows = np.random.default_rng(9), next(iter(runs.values())).rows
-    means = {"x": [], "y": []}
+    means = {(name, threshold): [] for name in "xy" for threshold in (0.5, 0.4)}
     reals = [f"r{i}" for i in range(40)]
     for _ in range(400):
         draws = {kind: random.choice(40, 40) for kind in ("r", "a", "b")}
         seeds = random.choice(3, 3)
         position = {(path, generator): row for row, (path, generator, _) in enumerate(rows)}
-        for name, side in (("x", runs), ("y", other)):
+        for name, threshold in means:
             values = []
             for k in seeds:
                 for generator in "ab":
                     picked = [position[reals[i], generator] for i in draws["r"]]
                     picked += [position[f"{generator}{i}", generator] for i in draws[generator]]
-                    scores, labels = side[k].scores[picked], np.array([rows[row][2] for row in picked])
-                    values.append(np.mean((scores > 0.5) == labels))
-            means[name].append(np.mean(values))
-    expected = np.quantile(means["y"], [0.025, 0.975])
-    assert found["y"]["mean"]["accuracy"] == pytest.approx(expected, abs=0.015)
-    expected = np.quantile(np.subtract(means["y"], means["x"]), [0.025, 0.975])
-    assert found["y"]["difference"]["accuracy"] == pytest.approx(expected, abs=0.015)
-    low, high = found["y"]["mean"]["calibrated_accuracy"]
-    labels = [label for *_, label in rows]
-    assert low < np.mean([np.mean((run.scores > 0.4) == labels) for run in other.values()]) < high
+                    labels = np.array([rows[row][2] for row in picked])
+                    values.append(np.mean(({"x": runs, "y": other}[name][k].scores[picked] > threshold) == labels))
+            means[name, threshold].append(np.mean(values))
+    for key, threshold in (("accuracy", 0.5), ("calibrated_accuracy", 0.4)):
+        expected = np.quantile(means["y", threshold], [0.025, 0.975])
+        assert found["y"]["mean"][key] == pytest.approx(expected, abs=0.015)
+        expected = np.quantile(np.subtract(means["y", threshold], means["x", threshold]), [0.025, 0.975])
+        assert found["y"]["difference"][key] == pytest.approx(expected, abs=0.015)
     assert found["x"]["difference"]["accuracy"] == [0, 0]  # the same draws
 
 
