@@ -10,8 +10,8 @@ in how well the image compresses once more, so in the byte count of the aligned 
 [`~mirage_hf.metadata_null.read_metadata`] still sees vary. The byte count is kept among its features for that reason.
 How much it tells, measured where the content of "reals" and "fakes" is drawn alike, the former saved as JPEG of
 quality 75 to 95 and of 307 to 479 pixels, the latter as PNG of 384 (`biased_files(2000, 384, seed=21)` of
-`tests/test_alignment.py`; balanced accuracy of the metadata-only null in percent, standard error 1.1; 100 before
-alignment):
+`tests/test_alignment.py`; balanced accuracy of the metadata-only null in percent, of which two points either way are
+chance; 100 before alignment):
 
 | quality              | 75   | 80   | 85   | 90   | 93   | 96   |
 |---|--:|--:|--:|--:|--:|--:|
