@@ -26,10 +26,9 @@ the byte count also tells how smooth the pictures are, which is no fault of thei
 import io
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
-from .augmentations import resize_and_center_crop
+from .augmentations import native_center_crop, resize_and_center_crop
 from .reading import load_rgb
 
 ALIGNMENT_GEOMETRIES = ("resize", "crop")
@@ -84,7 +83,7 @@ class FormatAlignment:
         if self.geometry == "resize":
             image = resize_and_center_crop(image, self.size)
         else:
-            image = _native_center_crop(image, self.size)
+            image = native_center_crop(image, self.size)
         # A new image: Pillow's JPEG encoder writes the comment that it finds in `image.info`.
         plain = Image.frombytes("RGB", image.size, image.tobytes())
         data = io.BytesIO()
@@ -94,14 +93,3 @@ class FormatAlignment:
     def __call__(self, image: Image.Image) -> Image.Image:
         """The aligned image as a detector reads it: encoded and decoded again, RGB."""
         return load_rgb(self.encode(image))
-
-
-def _native_center_crop(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
-    if width < size or height < size:
-        short = [max(0, size - height), max(0, size - width)]
-        before_and_after = [(missing // 2, missing - missing // 2) for missing in short]
-        image = Image.fromarray(np.pad(np.asarray(image), (*before_and_after, (0, 0)), mode="reflect"))
-        width, height = image.size
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))

@@ -219,17 +219,28 @@ class TrainAugmentation:
 
     def _native_crop(self, image: Image.Image, random_box: bool) -> Image.Image:
         size = self.image_size
-        width, height = image.size
-        if width < size or height < size:
-            short = [max(0, size - height), max(0, size - width)]
-            before_and_after = [(missing // 2, missing - missing // 2) for missing in short]
-            image = Image.fromarray(np.pad(np.asarray(image), (*before_and_after, (0, 0)), mode="reflect"))
-            width, height = image.size
-        if random_box:
-            left, top = _randint(width - size + 1), _randint(height - size + 1)
-        else:
-            left, top = (width - size) // 2, (height - size) // 2
+        if not random_box:
+            return native_center_crop(image, size)
+        image = _reflected(image, size)
+        left, top = _randint(image.width - size + 1), _randint(image.height - size + 1)
         return image.crop((left, top, left + size, top + size))
+
+
+def native_center_crop(image: Image.Image, image_size: int) -> Image.Image:
+    """The central square of an RGB image at native resolution; borders are reflected where the image is smaller."""
+    image = _reflected(image, image_size)
+    left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
+    return image.crop((left, top, left + image_size, top + image_size))
+
+
+def _reflected(image: Image.Image, size: int) -> Image.Image:
+    """An RGB image of at least `size` pixels on both edges."""
+    width, height = image.size
+    if width >= size and height >= size:
+        return image
+    short = [max(0, size - height), max(0, size - width)]
+    before_and_after = [(missing // 2, missing - missing // 2) for missing in short]
+    return Image.fromarray(np.pad(np.asarray(image), (*before_and_after, (0, 0)), mode="reflect"))
 
 
 def resize_and_center_crop(image: Image.Image, image_size: int) -> Image.Image:

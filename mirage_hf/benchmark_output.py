@@ -78,7 +78,7 @@ def draw_pictures(results: dict[str, Any], folder: Path) -> dict[str, tuple[str,
             "roc",
             roc_curves({name: (scored[name].labels, scored[name].scores) for name in both}),
         )
-    images = _each_image_once(scored)
+    images = join_sets(scored)
     pictures["Reliability"] = ("reliability", reliability_diagram(images.labels, images.scores))
     degraded = [view for view in results["views"] if view not in ("raw", "aligned")]
     for metric in metrics:
@@ -112,7 +112,7 @@ def _title(metric: str) -> str:
     )
 
 
-def _each_image_once(scored: dict[str, SetScores]) -> SetScores:
+def join_sets(scored: dict[str, SetScores]) -> SetScores:
     """All sets as one, an image that several share taken once."""
     seen: dict[str, tuple[int, float, str, np.ndarray | None]] = {}
     for name, found in scored.items():
@@ -140,4 +140,4 @@ def sample_embeddings(images: SetScores, scored: dict[str, SetScores]) -> tuple[
     return embeds, images.labels[chosen], images.arrays["sets"][chosen], anchors
 
 
-__all__ = ["draw_pictures", "sample_embeddings", "write_outputs"]
+__all__ = ["draw_pictures", "join_sets", "sample_embeddings", "write_outputs"]

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from .metrics import detection_metrics
-from .prediction import Predictions, predict_scores
 
 SCHEMA_VERSION = 1
 # Metric -> column title; the order of the table.
@@ -126,4 +125,4 @@ def _mean_of_defined(values: list[float | int | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-__all__ = ["EvaluationReport", "Predictions", "evaluate_by_generator", "predict_scores"]
+__all__ = ["EvaluationReport", "evaluate_by_generator"]

@@ -67,7 +67,8 @@ def published_results(tables: tuple[PublishedTable, ...]) -> list[dict[str, Any]
 
     Returns:
         `list[dict]`: For each method and metric `method`, `note` (what it was trained on, where the table says so; a
-        printed mean that isn't the mean of the printed row), `metric`, `values` (fractions by test set, and `mean` where printed) and `source`.
+        printed mean that isn't the mean of the printed row), `metric`, `values` (fractions by test set, and `mean`
+        where printed) and `source`.
     """
     results: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     for table in tables:

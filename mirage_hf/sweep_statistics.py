@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student_t
 
-from .intervals import ScoredSet, draw_weights, find_strata, weighted_metrics
+from .intervals import ScoredSet, draw_weights, find_strata
+from .weighted_metrics import weighted_metrics
 
 LEVEL = 0.95
 

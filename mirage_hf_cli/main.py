@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .benchmark import benchmark
+from .compare import compare
 
 app = typer.Typer(
     name="mirage-hf",
@@ -32,3 +33,4 @@ def main(
 
 
 app.command("benchmark")(benchmark)
+app.command("compare")(compare)

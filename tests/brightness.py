@@ -13,23 +13,24 @@ SIZE = 16
 
 
 class Brightness(torch.nn.Module):
-    """P(fake) is the sigmoid of the image's mean level, centred: above 0.5 from level 128 on."""
+    """P(fake) is the sigmoid of the image's mean level, centred, less a bias: without one above 0.5 from level 128."""
 
-    def __init__(self):
+    def __init__(self, bias: float = 0.0):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.tensor(8.0))
+        self.bias = bias
         self.images = 0
 
     def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
         self.images += len(pixel_values)
-        level = self.scale * (pixel_values.mean(dim=(1, 2, 3)) - 0.5)
+        level = self.scale * (pixel_values.mean(dim=(1, 2, 3)) - 0.5) - self.bias
         return ImageClassifierOutput(logits=torch.stack([-level / 2, level / 2], dim=1))
 
 
-def brightness_detector(threshold: float | None = None) -> LoadedDetector:
+def brightness_detector(threshold: float | None = None, bias: float = 0.0) -> LoadedDetector:
     """A fresh one; `model.images` counts what it was given."""
     transform = EvalTransform(build_image_processor(SIZE, image_mean=(0, 0, 0), image_std=(1, 1, 1)))
-    return LoadedDetector(Brightness(), transform, "brightness", "brightness", threshold, "fixed", False)
+    return LoadedDetector(Brightness(bias), transform, "brightness", "brightness", threshold, f"bias {bias}", False)
 
 
 def write_levels(root: Path, folders: dict[str, list[int]], suffix: str = ".png") -> Path:

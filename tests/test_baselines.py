@@ -16,8 +16,8 @@ from mirage_hf import BaselineForImageDetection, MiraGeForImageDetection
 from mirage_hf.augmentations import AugmentationConfig
 from mirage_hf.baselines import BASELINES, METHODS
 from mirage_hf.data import load_detection_dataset
-from mirage_hf.evaluation import predict_scores
 from mirage_hf.image_processing import EvalTransform
+from mirage_hf.prediction import predict_scores
 from mirage_hf.run_args import ModelArguments, parse_run_args
 from mirage_hf.training_run import load_model, run_training
 

@@ -9,7 +9,8 @@ import pytest
 from mirage_hf import intervals
 from mirage_hf.benchmark_metrics import METRICS, set_metrics
 from mirage_hf.evaluation import evaluate_by_generator
-from mirage_hf.intervals import ScoredSet, bootstrap_sets, draw_weights, find_strata, weighted_metrics
+from mirage_hf.intervals import ScoredSet, bootstrap_differences, bootstrap_sets, draw_weights, find_strata
+from mirage_hf.weighted_metrics import weighted_metrics
 
 
 def make_scores(seed, count=120, digits=8, gap=1.0):
@@ -252,3 +253,54 @@ def test_bad_arguments_are_named():
         bootstrap_sets(sets, 0.5, replicates=0)
     with pytest.raises(ValueError, match="`level`"):
         bootstrap_sets(sets, 0.5, level=95)
+
+
+# --------------------------------------------------------------------------------------------------------- differences
+
+
+def test_differences_are_of_the_same_draws():
+    """The percentiles of the two detectors' draws, less each other, found by a loop over the same weights."""
+    first = {"a": make_set("a", 1), "b": make_set("b", 2)}
+    noise = np.random.default_rng(0)
+    second = {
+        name: data._replace(scores=np.clip(data.scores + noise.normal(scale=0.1, size=len(data.scores)), 0, 1))
+        for name, data in first.items()
+    }
+    found = bootstrap_differences(first, second, 0.5, (0.4, 0.6), replicates=60, seed=5)
+    members, strata = find_strata(first)
+    differences = {key: [] for key in METRICS}
+    for weights in draw_weights(strata, 60, 5):
+        for draw in weights:
+            means = [
+                {
+                    key: np.mean([weighted_metrics(d.scores, d.labels, draw[m][None], 0.5, own)[key] for d, m in rows])
+                    for key in METRICS
+                }
+                for rows, own in (
+                    (list(zip(first.values(), members, strict=True)), 0.4),
+                    (list(zip(second.values(), members, strict=True)), 0.6),
+                )
+            ]
+            for key in METRICS:
+                differences[key].append(means[0][key] - means[1][key])
+    for key in METRICS.keys() - intervals.WITHOUT_INTERVAL:
+        assert found[key] == pytest.approx(tuple(np.quantile(differences[key], [0.025, 0.975])), abs=1e-9), key
+
+
+def test_pairing_makes_the_interval_narrower_and_equal_detectors_differ_by_nothing():
+    data = {"a": make_set("a", 1, count=200)}
+    noise = np.random.default_rng(0).normal(scale=0.02, size=200)
+    near = {"a": data["a"]._replace(scores=np.clip(data["a"].scores + noise, 0, 1))}
+    low, high = bootstrap_differences(data, near, 0.5, replicates=200)["roc_auc"]
+    ends = [bootstrap_sets(sets, 0.5, replicates=200)[1]["roc_auc"] for sets in (data, near)]
+    assert high - low < 0.3 * min(end[1] - end[0] for end in ends)
+    assert bootstrap_differences(data, data, 0.5, replicates=20)["accuracy"] == (0.0, 0.0)
+
+
+def test_differences_need_the_same_images():
+    data = make_set("a", 1)
+    with pytest.raises(ValueError, match="the detectors have different sets: a and b"):
+        bootstrap_differences({"a": data}, {"b": data}, 0.5)
+    other = data._replace(keys=[f"x{key}" for key in data.keys])
+    with pytest.raises(ValueError, match="scores of different images of set 'a'"):
+        bootstrap_differences({"a": data}, {"a": other}, 0.5)

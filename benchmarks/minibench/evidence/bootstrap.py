@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mirage_hf import intervals
-from mirage_hf.intervals import weighted_share
+from mirage_hf import weighted_metrics
+from mirage_hf.weighted_metrics import weighted_share
 
 EQUAL_FPR = 0.10  # of photographs, at which detectors are compared
 
@@ -33,8 +33,8 @@ def draw_weights(groups: Sequence[str], seeds: int, replicates: int) -> tuple[np
 
 
 def ranking_metrics(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """[`~mirage_hf.intervals.ranking_metrics`] with `tpr` at a false-positive rate of at most `EQUAL_FPR`."""
-    return intervals.ranking_metrics(scores, labels, weights, EQUAL_FPR)
+    """[`~mirage_hf.weighted_metrics.ranking_metrics`] with `tpr` at a false-positive rate of at most `EQUAL_FPR`."""
+    return weighted_metrics.ranking_metrics(scores, labels, weights, EQUAL_FPR)
 
 
 def interval(values: np.ndarray) -> list[float]:
