@@ -40,9 +40,9 @@ def scores_of(seed, count=300, separation=1.0):
 def embeddings(seed=0, count=40):
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
-    images = rng.normal(size=(count, 8)) + 9 * labels[:, None]
+    images = rng.normal(size=(count, 32)) + 9 * labels[:, None]
     generators = [("ADM", "_GLIDE")[i // 2 % 2] for i in range(count)]
-    return images, labels, generators, np.array([np.zeros(8), np.full(8, 9.0)])
+    return images, labels, generators, np.array([np.zeros(32), np.full(32, 9.0)])
 
 
 PICTURES = {
@@ -227,7 +227,7 @@ def test_map_places_anchors_with_their_class():
             assert near.max() < far.min()
     again, other = (embedding_map({"CLIP": embeddings()}, seed=seed).axes[0] for seed in (0, 1))
     assert np.array_equal(again.lines[0].get_data(), figure.axes[0].lines[0].get_data())
-    assert len(again.lines) == len(other.lines)
+    assert not np.array_equal(again.lines[0].get_data(), other.lines[0].get_data())
 
 
 def test_variation_points():
