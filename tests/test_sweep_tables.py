@@ -108,7 +108,7 @@ def test_differences_are_paired_by_seed():
 def test_results_are_means_over_generators_then_seeds(stored):
     grid, out, found = stored
     results = build_results(grid, out)
-    for key in ("accuracy", "average_precision", "calibrated_balanced_accuracy"):
+    for key in ("accuracy", "real_accuracy", "average_precision", "calibrated_balanced_accuracy"):
         values = {name: [plain_mean(one, key) for one in runs] for name, runs in found.items()}
         for name, column in values.items():
             cell = results["settings"][name]["sets"]["test"]["mean"][key]
