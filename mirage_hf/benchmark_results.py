@@ -81,7 +81,7 @@ def assemble_results(
     published_views = []
     if protocol.published_views is not None:
         for row in published_results((protocol.published_views,)):
-            values = {DEGRADATION_COLUMNS[k]: v for k, v in row["values"].items() if k in DEGRADATION_COLUMNS}
+            values = {DEGRADATION_COLUMNS.get(name, name): value for name, value in row["values"].items()}
             published_views.append(row | {"values": values})
     return {
         "schema_version": SCHEMA_VERSION,

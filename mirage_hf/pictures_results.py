@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SETS_IN_A_ROW = 10
+_SETS_IN_A_ROW = 12  # at most
 _OTHER = "other"
 _BAR_LOOKS = ({"facecolor": "#0072B2"}, {"facecolor": "#cfe3f0", "hatch": "/////"})
 
@@ -56,9 +56,10 @@ def generator_bars(results: Results, metric: str) -> "Figure":
     looks: list[Look] = [{"edgecolor": "black", "linewidth": 0.6} | look for look in _BAR_LOOKS]
     marks = [_hollow(place) for place in range(len(printed))]
     rows = -(-len(names) // _SETS_IN_A_ROW)
+    in_a_row = -(-len(names) // rows)
     figure = new_figure(0.5 + 1.9 * rows + 0.17 * -(-(len(views) + len(printed)) // 4))
     for row, axes in enumerate(panels(figure, rows, 1, sharey=True)):
-        shown = names[row * _SETS_IN_A_ROW : (row + 1) * _SETS_IN_A_ROW]
+        shown = names[row * in_a_row : (row + 1) * in_a_row]
         for place, view in enumerate(views):
             blocks = [_block(results, view, name) for name in shown]
             positions = np.arange(len(shown)) - (0.43 if printed else 0.4) + (place + 0.5) * width
@@ -70,7 +71,7 @@ def generator_bars(results: Results, metric: str) -> "Figure":
             axes.axvline(len(shown) - 1.5, color="black", linewidth=0.8)
         axes.set_xticks(range(len(shown)), [label(name, 18) for name in shown], rotation=25, ha="right")
         axes.tick_params(axis="x", length=0)
-        axes.set(xlim=(-0.6, min(len(names), _SETS_IN_A_ROW) - 0.4), ylim=(0, 1.03), ylabel=_axis_title(metric))
+        axes.set(xlim=(-0.6, in_a_row - 0.4), ylim=(0, 1.03), ylabel=_axis_title(metric))
         percent_axis(axes.yaxis)
     handles = [Patch(**look) for look in looks[: len(views)]] + [Line2D([], [], **mark) for mark in marks]
     texts = [f"{label(results['model']['name'])}, {view}" for view in views]
