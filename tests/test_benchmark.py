@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 
 import datasets
 import pytest
@@ -17,6 +19,7 @@ from mirage_hf.benchmark_report import validate_results
 pytestmark = pytest.mark.usefixtures("cache_of_its_own")
 
 DARK, LIGHT = 20, 235  # scored 0.03 and 0.97
+KINDS = ("real", "fake")
 
 
 @pytest.fixture
@@ -298,6 +301,33 @@ def test_a_run_that_is_cut_off_goes_on_and_ends_with_the_same_files(tmp_path, de
     assert json.dumps(whole) == json.dumps(resumed)
     run(tmp_path, "ufd", data, **other)
     assert detectors[3].model.images == 0
+
+
+def test_a_run_that_is_killed_goes_on(tmp_path, detectors, monkeypatch):
+    """SIGKILL in a forked process while it scores the third set."""
+    data = write_levels(tmp_path / "own", {f"{name}/{kind}": [DARK, LIGHT, 90] for name in "abcd" for kind in KINDS})
+    whole = run(tmp_path, "folder", data)
+    score, out = benchmark_scoring.predict_scores, tmp_path / "killed"
+
+    def score_until_killed(*args, **options):
+        if (out / "scores/raw/b.json").is_file():
+            (out / "scores/raw/c.csv.tmp").write_text("path,lab")  # what a kill amid writing would leave
+            os.kill(os.getpid(), signal.SIGKILL)
+        return score(*args, **options)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            monkeypatch.setattr(benchmark_scoring, "predict_scores", score_until_killed)
+            run(tmp_path, "folder", data, output_dir=str(out))
+        finally:
+            os._exit(1)  # never back into pytest
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (out / "scores/raw/c.json").exists()
+    resumed = run(tmp_path, "folder", data, output_dir=str(out))
+    assert detectors[1].model.images == 12  # two of four sets
+    assert tree(out) == tree(tmp_path / "out")
+    assert resumed["views"] == whole["views"]
 
 
 def test_scores_of_other_data_or_another_detector_are_not_taken_over(tmp_path, detectors, monkeypatch):
