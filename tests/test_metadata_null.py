@@ -259,11 +259,11 @@ class TestMetadataNull:
         assert metadata_null(features, labels) == metadata_null(features.tolist(), list(labels))
         assert metadata_null(features, labels, seed=1) != metadata_null(features, labels)
 
-    @pytest.mark.parametrize("n_real", [0, 9])
-    def test_too_few_images(self, n_real):
-        features, labels = np.arange(n_real + 50.0)[:, None], [0] * n_real + [1] * 50
-        expected = {"balanced_accuracy": None, "interval": None, "roc_auc": None, "n": n_real + 50}
-        assert metadata_null(features, labels) == expected
+    @pytest.mark.parametrize(("n_real", "n_fake"), [(0, 50), (9, 50), (50, 0), (50, 9)])
+    def test_too_few_images(self, n_real, n_fake):
+        n = n_real + n_fake
+        null = metadata_null(np.arange(float(n))[:, None], [0] * n_real + [1] * n_fake)
+        assert null == {"balanced_accuracy": None, "interval": None, "roc_auc": None, "n": n}
 
     def test_ten_of_each_are_enough(self):
         null = metadata_null(np.arange(20.0)[:, None], [0] * 10 + [1] * 10)
