@@ -130,7 +130,7 @@ def metadata_null(features, labels, seed: int = 0) -> dict[str, Any]:
 
     Gradient-boosted trees, which see thresholds and combinations ("PNG and 512 wide"), with classes weighted equally,
     in 5-fold stratified cross-validation: each image is judged by trees that were grown without it. One thread, so the
-    same rows give the same numbers everywhere. About two seconds for 12,000 images.
+    same rows give the same numbers everywhere. A few seconds for 12,000 images.
 
     The same image must not be given twice (such as reals shared by several test sets): its twin in another fold would
     tell its label.
