@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from PIL.PngImagePlugin import PngImageFile
 
-from .reading import _guarded, _open_image, open_value
+from .reading import guarded, open_image, open_value
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MODES = ("RGB", "RGBA", "L", "P", "CMYK")
@@ -71,7 +71,7 @@ def read_metadata(value: Any) -> np.ndarray:
         UnreadableImage: as [`load_rgb`], for what the header shows; a file cut off behind its header passes.
     """
     with open_value(value) as file:
-        image = _guarded(lambda: _open_image(file))
+        image = guarded(lambda: open_image(file))
         return _read_features(image, n_bytes=file.seek(0, io.SEEK_END))
 
 

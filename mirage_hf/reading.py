@@ -10,7 +10,7 @@ import logging
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,9 +77,9 @@ def load_rgb(value: Any) -> Image.Image:
             (floats), larger than `MAX_PIXELS` or more elongated than `MAX_ASPECT_RATIO`.
     """
     if isinstance(value, Image.Image):
-        return _guarded(lambda: _to_rgb(value))
+        return guarded(lambda: _to_rgb(value))
     with open_value(value) as file:
-        return _guarded(lambda: _to_rgb(_open_image(file)))
+        return guarded(lambda: _to_rgb(open_image(file)))
 
 
 def find_problem(value: Any, mode: str) -> str | None:
@@ -98,7 +98,7 @@ def find_problem(value: Any, mode: str) -> str | None:
             load_rgb(value)
             return None
         with open_value(value) as file:
-            image = _guarded(lambda: _open_image(file))
+            image = guarded(lambda: open_image(file))
             if image.mode == "F":
                 raise UnreadableImage("float pixels have no defined range")
             complete = _ends_as_it_should(file, image.format)
@@ -227,7 +227,8 @@ def _read_member(archive: str, member: str) -> bytes:
         raise UnreadableImage(f"cannot be unpacked: {_one_line(error)}") from error
 
 
-def _guarded(decode) -> Image.Image:
+def guarded(decode: Callable[[], Any]) -> Any:
+    """What `decode` gives; whatever it raises on damaged bytes becomes an [`UnreadableImage`]."""
     try:
         return decode()
     except UnreadableImage:
@@ -239,7 +240,8 @@ def _guarded(decode) -> Image.Image:
         raise UnreadableImage(_one_line(error)) from error
 
 
-def _open_image(file: BinaryIO) -> Image.Image:
+def open_image(file: BinaryIO) -> Image.Image:
+    """Read an image's header and check its size; no pixel is decoded. Damaged bytes may raise anything."""
     file.seek(0, io.SEEK_END)
     if file.tell() == 0:
         raise UnreadableImage("empty file")
