@@ -163,8 +163,8 @@ def null_warnings(views: dict[str, dict[str, Any]]) -> list[str]:
         if above:
             shown = ", ".join(f"{name} {100 * value:.0f}%" for name, value in above.items())
             lines.append(
-                f"{view}: a null that reads no pixel ({NULL_SEES[view]}) tells real from fake with a balanced accuracy "
-                f"above {100 * NULL_WARNING:.0f}%: {shown}."
+                f"{view}: a null that reads no pixel ({NULL_SEES[view]}) tells real from fake with a balanced "
+                f"accuracy above {100 * NULL_WARNING:.0f}%: {shown}."
             )
     return lines
 
