@@ -1,8 +1,10 @@
-"""Train MiraGe on a folder, archive, manifest or Hub data set.
+"""Train MiraGe, or what it is compared with, on a folder, archive, manifest or Hub data set.
 
     python training/train.py training/recipes/genimage_sdv14.yaml --data GenImage --output_dir outputs/genimage
     accelerate launch --config_file training/accelerate/one_gpu_fp16.yaml training/train.py RECIPE --data ROOT
     torchrun --nproc_per_node 4 training/train.py RECIPE --data ROOT --per_device_train_batch_size 32
+    python training/train.py --method linear_probe --model_name_or_path openai/clip-vit-large-patch14 --data ROOT \
+--output_dir outputs/univfd
 
 A recipe is a YAML file of arguments; flags behind it override it, and `--help` lists all. A run that was cut off goes
 on with `--resume_from_checkpoint last`.
