@@ -1,4 +1,4 @@
-"""Evaluate a detector, MiraGe or another with two classes: accuracy, AP, AUROC, real and fake accuracy for each generator, and their means.
+"""Evaluate a detector with two classes, MiraGe or another: accuracy, AP, AUROC for each generator, and their means.
 
     python training/evaluate.py --model outputs/genimage --data GenImage --output_dir outputs/genimage/test
 
