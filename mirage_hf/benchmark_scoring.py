@@ -1,6 +1,7 @@
 """Scores the sets of a benchmark in one view: finished sets are read, images that sets share are scored once."""
 
 import logging
+from collections import Counter
 from typing import Any
 
 import datasets
@@ -36,26 +37,27 @@ class BenchmarkScorer:
 
     def score_sets(self, view: View, sets: TestSets, folder: BenchmarkFolder) -> dict[str, SetScores]:
         """Scores of each set in one view; what is made is written set by set."""
-        known: dict[str, dict[str, Any]] = {}
+        uses = Counter(self.paths[row] for rows in sets.rows.values() for row in rows)
+        known: dict[str, dict[str, Any]] = {}  # images that several sets share, once they are scored
         unreadable: dict[str, str] = {}
         found: dict[str, SetScores] = {}
         for number, (name, rows) in enumerate(sets.rows.items(), start=1):
             if not folder.is_finished(view.name, name):
                 logger.warning("%s, set %d of %d: %s, %d images", view.name, number, len(sets.rows), name, len(rows))
                 seen = known.keys() | unreadable.keys()
-                self._score_rows(view, [row for row in rows if self.paths[row] not in seen], known, unreadable)
-                folder.save(view.name, name, self._join(rows, known, unreadable))
-            found[name] = load_scores(
-                folder.path, view.name, name
-            )  # as stored: the same whether the run was cut off or not
-            known |= _entries(found[name])
+                fresh: dict[str, dict[str, Any]] = {}
+                self._score_rows(view, [row for row in rows if self.paths[row] not in seen], fresh, unreadable)
+                folder.save(view.name, name, self._join(rows, known | fresh, unreadable))
+            # Read back as it is stored: the same whether the run was cut off or not.
+            found[name] = load_scores(folder.path, view.name, name)
+            known |= {path: entry for path, entry in _entries(found[name]).items() if uses[path] > 1}
             unreadable |= found[name].skipped
         return found
 
     def _score_rows(
-        self, view: View, rows: list[int], known: dict[str, dict[str, Any]], unreadable: dict[str, str]
+        self, view: View, rows: list[int], scored: dict[str, dict[str, Any]], unreadable: dict[str, str]
     ) -> None:
-        """Adds rows to what is known, by name; those that cannot be read with the reason."""
+        """Adds rows to what is scored, by name; those that cannot be read with the reason."""
         if not rows:
             return
         chosen = self.dataset.select(rows)
@@ -69,9 +71,9 @@ class BenchmarkScorer:
         except NothingToScore as error:  # the set will be refused, the others go on
             result = Predictions(np.empty(0), np.empty(0, dtype=np.int64), [], [], error.skipped)
         failed = {item["index"]: item["error"] for item in result.skipped}
-        scored = [index for index in range(len(rows)) if index not in failed]
-        for position, index in enumerate(scored):
-            entry = known[self.paths[rows[index]]] = {"score": result.scores[position]}
+        kept = [index for index in range(len(rows)) if index not in failed]
+        for position, index in enumerate(kept):
+            entry = scored[self.paths[rows[index]]] = {"score": result.scores[position]}
             if metadata[index] is not None:
                 entry["metadata"] = metadata[index]
             if result.image_embeds is not None and result.text_embeds is not None:
@@ -79,9 +81,9 @@ class BenchmarkScorer:
                 entry["text_embeds"] = result.text_embeds
         unreadable |= {self.paths[rows[index]]: error for index, error in failed.items()}
 
-    def _join(self, rows: list[int], known: dict[str, dict[str, Any]], unreadable: dict[str, str]) -> SetScores:
-        kept = [row for row in rows if self.paths[row] in known]
-        entries = [known[self.paths[row]] for row in kept]
+    def _join(self, rows: list[int], scored: dict[str, dict[str, Any]], unreadable: dict[str, str]) -> SetScores:
+        kept = [row for row in rows if self.paths[row] in scored]
+        entries = [scored[self.paths[row]] for row in kept]
         arrays = {}
         for key in ("metadata", "image_embeds"):
             if entries and all(key in entry for entry in entries):
