@@ -63,6 +63,7 @@ def test_shards_share_out_every_run_once():
 
 # --------------------------------------------------------------------------------------------------- what is committed
 
+
 def test_committed_results_are_complete_and_of_this_grid():
     grid = read_grid()
     assert [name for name in grid.settings if not storage.has_results(RESULTS, name)] == []
