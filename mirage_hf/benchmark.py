@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL
 import torch
-import transformers
 
 from .alignment import FormatAlignment
 from .benchmark_data import listing_hash, relative_paths, split_into_sets
@@ -23,11 +21,11 @@ from .benchmark_scoring import BenchmarkScorer
 from .benchmark_views import list_views
 from .data import load_detection_dataset
 from .detectors import LoadedDetector, load_detector
+from .environment import device_name, versions
 from .evaluation_run import DTYPES
 from .prediction import predict_scores
 from .protocols import find_protocol
 from .thresholds import threshold_at_fpr
-from .version import __version__
 
 
 @dataclass
@@ -142,12 +140,6 @@ def run_benchmark(args: BenchmarkArguments) -> dict[str, Any]:
     detector = load_detector(args.model, args.revision, args.fake_label)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     detector.model.to(device)
-    versions = {
-        "mirage_hf": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "pillow": PIL.__version__,
-    }
     identity = {
         "protocol": protocol.name,
         "detector": detector.fingerprint,
@@ -155,7 +147,7 @@ def run_benchmark(args: BenchmarkArguments) -> dict[str, Any]:
         "limit_per_class": args.limit_per_class,
         "alignment": None if alignment is None else asdict(alignment),
         "dtype": args.dtype,
-        "versions": versions,
+        "versions": versions(),
     }
     folder = BenchmarkFolder(Path(args.output_dir), identity)
     options = {name: getattr(args, name) for name in ("batch_size", "num_workers", "quiet")}
@@ -163,9 +155,12 @@ def run_benchmark(args: BenchmarkArguments) -> dict[str, Any]:
     threshold = detector.threshold if args.calibrate_on is None else calibrate(args, detector, options)
     scorer = BenchmarkScorer(detector, dataset, paths, options)
     scored = {view.name: scorer.score_sets(view, sets, folder) for view in views}
-    environment = {"python": platform.python_version(), **versions, "device": device, "machine": platform.machine()}
-    if device.startswith("cuda"):
-        environment["device"] = torch.cuda.get_device_name()
+    environment = {
+        "python": platform.python_version(),
+        **versions(),
+        "device": device_name(device),
+        "machine": platform.machine(),
+    }
     return assemble_results(
         protocol,
         {

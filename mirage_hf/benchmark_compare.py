@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .benchmark_files import SetScores, load_scores, write_atomically
+from .benchmark_files import SetScores, join_sets, load_scores, write_atomically
 from .benchmark_metrics import METRICS
-from .benchmark_output import join_sets, sample_embeddings
+from .benchmark_output import sample_embeddings
 from .benchmark_report import validate_results
 from .intervals import ScoredSet, bootstrap_differences
 from .pictures import embedding_map, figure_svg, roc_curves, variation_against_accuracy

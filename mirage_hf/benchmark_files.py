@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,28 @@ def load_scores(folder: Path, view: str, name: str) -> SetScores:
     )
 
 
+def join_sets(scored: Mapping[str, SetScores]) -> SetScores:
+    """
+    All sets as one, an image that several share taken once. `arrays` has `metadata` and `image_embeds` where every set
+    has them, and `sets` (N,), the name of the first set that holds each image.
+    """
+    chosen: dict[str, tuple[str, int]] = {}  # where an image is met first
+    for name, found in scored.items():
+        for row, path in enumerate(found.paths):
+            chosen.setdefault(path, (name, row))
+    arrays = {"sets": np.array([name for name, _ in chosen.values()])}
+    for key in ("metadata", "image_embeds"):
+        if chosen and all(key in found.arrays for found in scored.values()):
+            arrays[key] = np.stack([scored[name].arrays[key][row] for name, row in chosen.values()])
+    return SetScores(
+        list(chosen),
+        np.array([scored[name].labels[row] for name, row in chosen.values()], dtype=np.int64),
+        np.array([scored[name].scores[row] for name, row in chosen.values()], dtype=np.float64),
+        {},
+        arrays,
+    )
+
+
 def scores_file(folder: Path, view: str, name: str, suffix: str) -> Path:
     """Where one file of a set's scores lies."""
     return folder / "scores" / view / f"{file_name(name)}{suffix}"
@@ -136,4 +159,4 @@ def file_name(name: str) -> str:
     return f"{plain.lstrip('.')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
-__all__ = ["BenchmarkFolder", "SetScores", "load_scores", "write_atomically"]
+__all__ = ["BenchmarkFolder", "SetScores", "join_sets", "load_scores", "write_atomically"]

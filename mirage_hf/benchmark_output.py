@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .benchmark_files import SetScores, load_scores, write_atomically
+from .benchmark_files import SetScores, join_sets, load_scores, write_atomically
 from .benchmark_html import to_html
 from .benchmark_report import to_csv, to_latex, to_markdown, validate_results
 from .pictures import (
@@ -112,20 +112,6 @@ def _title(metric: str) -> str:
     )
 
 
-def join_sets(scored: dict[str, SetScores]) -> SetScores:
-    """All sets as one, an image that several share taken once."""
-    seen: dict[str, tuple[int, float, str, np.ndarray | None]] = {}
-    for name, found in scored.items():
-        embeds = found.arrays.get("image_embeds", [None] * len(found.paths))
-        for path, label, score, embed in zip(found.paths, found.labels, found.scores, embeds, strict=True):
-            seen.setdefault(path, (int(label), float(score), name, embed))
-    labels, scores, names, embeds = zip(*seen.values(), strict=True)
-    arrays = {"sets": np.array(names)}
-    if embeds[0] is not None:
-        arrays["image_embeds"] = np.stack(embeds)
-    return SetScores(list(seen), np.array(labels), np.array(scores), {}, arrays)
-
-
 def sample_embeddings(images: SetScores, scored: dict[str, SetScores]) -> tuple[np.ndarray, ...]:
     """
     What [`embedding_map`] takes: image embeddings (N, D), labels (N,), sets (N,), anchors (2, D); of many images an
@@ -140,4 +126,4 @@ def sample_embeddings(images: SetScores, scored: dict[str, SetScores]) -> tuple[
     return embeds, images.labels[chosen], images.arrays["sets"][chosen], anchors
 
 
-__all__ = ["draw_pictures", "join_sets", "sample_embeddings", "write_outputs"]
+__all__ = ["draw_pictures", "sample_embeddings", "write_outputs"]

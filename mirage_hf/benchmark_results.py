@@ -1,14 +1,15 @@
 """Puts the scores of a benchmark together: metrics, intervals, null, representation, published rows, and warnings."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from .benchmark_data import TestSets, refusal
-from .benchmark_files import SetScores
+from .benchmark_files import SetScores, join_sets
 from .benchmark_metrics import METRICS, set_metrics
+from .evaluation import mean_of_defined
 from .intervals import ScoredSet, bootstrap_sets
 from .metadata_null import metadata_null
 from .protocols import Protocol
@@ -131,10 +132,10 @@ def describe_view(
             "skipped": len(found.skipped),
             "metrics": _rounded(metrics[name]),
             "intervals": _rounded(intervals[name]),
-            "null": _null([found]),
-            "representation": _representation([found]),
+            "null": _null({name: found}),
+            "representation": _representation({name: found}),
         }
-    means = {key: _mean([metrics[name][key] for name in covered]) if covered else None for key in METRICS}
+    means = {key: mean_of_defined([metrics[name][key] for name in covered]) if covered else None for key in METRICS}
     return {
         "description": description,
         "sets": described,
@@ -143,8 +144,8 @@ def describe_view(
             "intervals": _rounded({key: mean_intervals.get(key) for key in METRICS}),
             "over": covered,
         },
-        "null": _null(scored.values()),
-        "representation": _representation(scored.values()),
+        "null": _null(scored),
+        "representation": _representation(scored),
     }
 
 
@@ -169,48 +170,27 @@ def null_warnings(views: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _null(scored: Iterable[SetScores]) -> dict[str, Any] | None:
+def _null(scored: Mapping[str, SetScores]) -> dict[str, Any] | None:
     """The null over some sets, each image once."""
-    seen: dict[str, tuple[np.ndarray, int]] = {}
-    for found in scored:
-        if "metadata" not in found.arrays:
-            return None
-        seen |= {
-            path: (features, int(label))
-            for path, features, label in zip(found.paths, found.arrays["metadata"], found.labels, strict=True)
-        }
-    if not seen:
+    images = join_sets(scored)
+    if "metadata" not in images.arrays:
         return None
-    features, labels = zip(*seen.values(), strict=True)
-    null = metadata_null(np.stack(features), np.array(labels))
+    null = metadata_null(images.arrays["metadata"], images.labels)
     return None if null["balanced_accuracy"] is None else _rounded(null)
 
 
-def _representation(scored: Iterable[SetScores]) -> dict[str, Any] | None:
+def _representation(scored: Mapping[str, SetScores]) -> dict[str, Any] | None:
     """Definitions 4.1 and 4.2 over some sets, each image once, each set being a distribution."""
-    seen: dict[str, tuple[np.ndarray, int, int]] = {}
-    anchors = None
-    for number, found in enumerate(scored):
-        if "image_embeds" not in found.arrays:
-            return None
-        anchors = found.arrays["text_embeds"]
-        for path, embeds, label in zip(found.paths, found.arrays["image_embeds"], found.labels, strict=True):
-            seen.setdefault(path, (embeds, int(label), number))
-    if anchors is None or len({label for _, label, _ in seen.values()}) < 2:
+    images = join_sets(scored)
+    if "image_embeds" not in images.arrays or len(np.unique(images.labels)) < 2:
         return None
-    embeds, labels, distributions = zip(*seen.values(), strict=True)
     measured = representation_distances(
-        torch.from_numpy(np.stack(embeds)).float(),
-        torch.tensor(labels),
-        torch.from_numpy(anchors).float(),
-        torch.tensor(distributions),
+        torch.from_numpy(images.arrays["image_embeds"]).float(),
+        torch.from_numpy(images.labels),
+        torch.from_numpy(next(iter(scored.values())).arrays["text_embeds"]).float(),
+        torch.from_numpy(np.unique(images.arrays["sets"], return_inverse=True)[1]),
     )
     return {distance: _rounded(values) for distance, values in measured.items()}
-
-
-def _mean(values: list[float | None]) -> float | None:
-    defined = [value for value in values if value is not None]
-    return float(np.mean(defined)) if defined else None
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -164,9 +164,7 @@ def _null_rows(name: str, content: dict[str, Any], sets: list[str]) -> list[Row]
     cells = {key: _null_cell(value["null"]) for key, value in content["sets"].items()}
     if all(cell.value is None for cell in cells.values()):
         return []
-    over = [cells[key].value for key in content["mean"]["over"]]
-    known = [value for value in over if value is not None]
-    mean = sum(known) / len(known) if known and len(known) == len(over) else None
+    mean = _mean_if_complete([cells[key].value for key in content["mean"]["over"]])
     return [Row(name, [*(cells.get(key, Cell()) for key in sets), Cell(mean)])]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 
 import mirage_hf  # noqa: F401  (registers the package's models with transformers)
@@ -74,8 +74,8 @@ def load_detector(name: str, revision: str | None = None, fake_label: str | None
         OSError: there is no such checkpoint.
         ValueError: it hasn't two classes, or which of them is fake can't be told.
     """
-    config = AutoConfig.from_pretrained(name, revision=revision)
     model = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32).eval()
+    config = model.config
     processor = AutoImageProcessor.from_pretrained(name, revision=revision)
     processed = json.dumps(processor.to_dict(), sort_keys=True, default=str)
     marked = f"{fingerprint(sample_weights(model))}-{hashlib.sha256(processed.encode()).hexdigest()[:16]}"

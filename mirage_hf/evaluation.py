@@ -1,6 +1,6 @@
 """Reports on scores, generator by generator: [`~mirage_hf.prediction.predict_scores`] gives the scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,13 +116,14 @@ def evaluate_by_generator(scores, labels, generators: Sequence[str], threshold: 
             metrics["accuracy"] = None
     covered = [name for name, metrics in by_generator.items() if metrics["balanced_accuracy"] is not None]
     covered = covered or list(by_generator)
-    mean = {key: _mean_of_defined([by_generator[name][key] for name in covered]) for key in _COLUMNS}
+    mean = {key: mean_of_defined([by_generator[name][key] for name in covered]) for key in _COLUMNS}
     return EvaluationReport(float(threshold), by_generator, mean, covered, overall)
 
 
-def _mean_of_defined(values: list[float | int | None]) -> float | None:
+def mean_of_defined(values: Iterable[float | int | None]) -> float | None:
+    """Plain mean of the values that are defined, `None` if none is."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None
 
 
-__all__ = ["EvaluationReport", "evaluate_by_generator"]
+__all__ = ["EvaluationReport", "evaluate_by_generator", "mean_of_defined"]

@@ -6,15 +6,13 @@ import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import PIL
 import torch
-import transformers
 
 from .data import load_detection_dataset
 from .detectors import load_detector
+from .environment import device_name, versions
 from .evaluation import EvaluationReport, evaluate_by_generator
 from .prediction import predict_scores
-from .version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +92,8 @@ def run_evaluation(args: EvaluationArguments) -> EvaluationReport:
     output_dir.mkdir(parents=True, exist_ok=True)
     facts = report.to_dict() | {
         "arguments": asdict(args),
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
-        "versions": {
-            "mirage_hf": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "pillow": PIL.__version__,
-        },
+        "device": device_name(device),
+        "versions": versions(),
         "layout": data_report.layout,
         "skipped": [{"path": path, "error": error} for path, error in data_report.skipped]
         + [{"path": item["path"], "error": item["error"]} for item in predictions.skipped],

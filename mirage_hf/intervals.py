@@ -229,12 +229,16 @@ def _mean_over_sets(columns: list[np.ndarray]) -> np.ndarray:
 def _intervals(columns: dict[str, np.ndarray], level: float) -> dict[str, Interval]:
     found: dict[str, Interval] = {}
     for key, column in columns.items():
-        if key in WITHOUT_INTERVAL or np.isnan(column).any():
-            found[key] = None
-        else:
-            low, high = np.quantile(column, [(1 - level) / 2, (1 + level) / 2])
-            found[key] = float(low), float(high)
+        found[key] = None if key in WITHOUT_INTERVAL else percentiles(column, level)
     return found
+
+
+def percentiles(column: np.ndarray, level: float) -> Interval:
+    """The middle part of draws, shape `(R,)`, that holds a share `level` of them; `None` if a draw is undefined."""
+    if np.isnan(column).any():
+        return None
+    low, high = np.quantile(column, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 __all__ = [
@@ -243,4 +247,5 @@ __all__ = [
     "bootstrap_sets",
     "draw_weights",
     "find_strata",
+    "percentiles",
 ]

@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import PIL
-import torch
-import transformers
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from .collect import collect, read_reals
+from .environment import versions
 from .records import select_split
 from .run_args import DataArguments, ModelArguments
 from .training_args import MiraGeTrainingArguments
-from .version import __version__
 
 # Where things lie and how they are shown: checksums stand for what lies there.
 PLACES = frozenset(
@@ -70,7 +67,7 @@ def identify(
             }
             for name, options in test.items()
         },
-        "versions": versions(),
+        "versions": {**versions(), "numpy": numpy.__version__},
     }
     return json.loads(json.dumps(identity, default=str))
 
@@ -150,10 +147,4 @@ def checkpoint_checksum(name: str | None, revision: str | None = None) -> str | 
     return f"{name}@{extract_commit_hash(cached_file(name, 'config.json', revision=revision), None)}"
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes the scores."""
-    found = {"torch": torch, "transformers": transformers, "pillow": PIL, "numpy": numpy}
-    return {"mirage_hf": __version__, **{name: str(module.__version__) for name, module in found.items()}}
-
-
-__all__ = ["checkpoint_checksum", "differences", "identify", "listing_checksum", "versions"]
+__all__ = ["checkpoint_checksum", "differences", "identify", "listing_checksum"]

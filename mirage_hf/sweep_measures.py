@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .environment import device_name
+
 
 def cpu_seconds() -> float:
     """Processor time of this process and of its workers that have ended."""
@@ -41,7 +43,7 @@ def peak_memory_mib() -> dict[str, float | None]:
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """The machine that a run's seconds belong to."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": device_name(device),
         "machine": platform.machine(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),

@@ -13,7 +13,7 @@ import torch
 from .benchmark_metrics import set_metrics
 from .data import load_detection_dataset
 from .detectors import LoadedDetector
-from .evaluation import evaluate_by_generator
+from .evaluation import evaluate_by_generator, mean_of_defined
 from .prediction import Predictions, predict_scores
 from .training_args import MiraGeTrainingArguments
 
@@ -107,13 +107,9 @@ def describe_scores(predictions: Predictions, threshold: float | None) -> dict[s
         metrics = set_metrics(predictions.scores[rows], predictions.labels[rows], 0.5, threshold)
         generators[name] = {"n_real": counts["n_real"], "n_fake": counts["n_fake"], "metrics": metrics}
     keys = next(iter(generators.values()))["metrics"]
-    mean: dict[str, float | None] = {}
-    for key in keys:
-        defined = [value for name in report.mean_over if (value := generators[name]["metrics"][key]) is not None]
-        mean[key] = float(np.mean(defined)) if defined else None
     return {
         "generators": generators,
-        "mean": mean,
+        "mean": {key: mean_of_defined(generators[name]["metrics"][key] for name in report.mean_over) for key in keys},
         "mean_over": report.mean_over,
         "skipped": [{"path": item["path"], "error": item["error"]} for item in predictions.skipped],
     }

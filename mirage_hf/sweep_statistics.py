@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student_t
 
-from .intervals import ScoredSet, draw_weights, find_strata
+from .intervals import ScoredSet, draw_weights, find_strata, percentiles
 from .weighted_metrics import weighted_metrics
 
 LEVEL = 0.95
@@ -149,9 +149,9 @@ def _draw_seeds(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _percentiles(column: np.ndarray, level: float) -> list[float] | None:
-    if np.isnan(column).any():
-        return None
-    return [float(value) for value in np.quantile(column, [(1 - level) / 2, (1 + level) / 2])]
+    """[`~intervals.percentiles`] as JSON gives them back."""
+    found = percentiles(column, level)
+    return None if found is None else list(found)
 
 
 __all__ = ["ScoredRun", "bootstrap_settings", "paired_interval", "read_scores", "student_interval"]

@@ -276,7 +276,7 @@ def test_other_data_weights_and_versions_are_another_run(place, finished, tmp_pa
     elif change == "weights":
         (copy / "base" / "config.json").write_text((copy / "base" / "config.json").read_text() + "\n")
     elif change == "version":
-        monkeypatch.setattr("mirage_hf.sweep_identity.__version__", "0.0.1")
+        monkeypatch.setattr("mirage_hf.environment.__version__", "0.0.1")
     else:
         changes = {"test": {"generators": ["a"]}}
     grid = read_grid(make_grid(copy, tmp_path, **changes))
