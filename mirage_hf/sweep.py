@@ -1,6 +1,6 @@
 """Runs a grid: trains each setting with each seed, scores its test sets, and keeps what the table needs.
 
-    <output_dir>/runs/<setting>/seed<k>/
+    <runs_dir>/<setting>/seed<k>/
         recipe.yaml             arguments of the run, for training/train.py
         checkpoint/             training logs; the weights until they are scored, or for good with keep_checkpoints
         scores/<test set>.csv   path, generator, label, p_fake of every row
@@ -44,16 +44,14 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.joblib")
 RunArguments = tuple[ModelArguments, DataArguments, MiraGeTrainingArguments]
 
 
-def run_sweep(
-    grid: Grid, runs: list[tuple[Setting, int]], output_dir: str | Path, redo: bool = False
-) -> dict[str, str]:
+def run_sweep(grid: Grid, runs: list[tuple[Setting, int]], runs_dir: str | Path, redo: bool = False) -> dict[str, str]:
     """
     Trains and scores every run that isn't finished.
 
     Args:
         grid ([`Grid`]): Test sets, and what is kept.
         runs (`list[tuple[Setting, int]]`): From [`Grid.runs`].
-        output_dir (`str` or `Path`): Where everything goes.
+        runs_dir (`str` or `Path`): Where they go. Grids may share it: a run of the same name and identity is done once.
         redo (`bool`, *optional*): Do finished runs again where their identity has changed.
 
     Returns:
@@ -65,11 +63,11 @@ def run_sweep(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a sweep runs in one process; start one for each GPU, with --shard 0/n to n-1/n")
-    output_dir = Path(output_dir)
-    todo, failures = _plan(grid, runs, output_dir, redo)
+    runs_dir = Path(runs_dir)
+    todo, failures = _plan(grid, runs, runs_dir, redo)
     for number, (setting, seed, identity) in enumerate(todo, start=1):
         logger.warning("Run %d of %d: %s, seed %d", number, len(todo), setting.name, seed)
-        folder = run_folder(output_dir, setting.name, seed)
+        folder = run_folder(runs_dir, setting.name, seed)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
@@ -88,18 +86,18 @@ def run_sweep(
 
 
 def _plan(
-    grid: Grid, runs: list[tuple[Setting, int]], output_dir: Path, redo: bool
+    grid: Grid, runs: list[tuple[Setting, int]], runs_dir: Path, redo: bool
 ) -> tuple[list[tuple[Setting, int, dict[str, Any]]], dict[str, str]]:
     """Runs to be done with their identities, and those that can't be."""
     todo, failures, changed = [], {}, []
     for setting, seed in runs:
-        parsed = parse_setting(setting, seed, run_folder(output_dir, setting.name, seed))
+        parsed = parse_setting(setting, seed, run_folder(runs_dir, setting.name, seed))
         try:
             identity = identify(*parsed, grid.test)
         except (OSError, ValueError) as error:
             failures[f"{setting.name} seed{seed}"] = " ".join(str(error).split())
             continue
-        stored = read_run(run_folder(output_dir, setting.name, seed))
+        stored = read_run(run_folder(runs_dir, setting.name, seed))
         if stored is None:
             todo.append((setting, seed, identity))
         elif stored["identity"] != identity:
@@ -108,8 +106,8 @@ def _plan(
     if changed and not redo:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise ValueError(
-            f"{changed[0]}{more} in {output_dir} was made of something else: pass --redo to do it again, or another "
-            "--output_dir"
+            f"{changed[0]}{more} in {runs_dir} was made of something else: pass --redo to do it again, or another "
+            "--runs_dir"
         )
     return todo, failures
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 
-def run_folder(output_dir: str | Path, setting: str, seed: int) -> Path:
-    return Path(output_dir) / "runs" / setting / f"seed{seed}"
+def run_folder(runs_dir: str | Path, setting: str, seed: int) -> Path:
+    return Path(runs_dir) / setting / f"seed{seed}"
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

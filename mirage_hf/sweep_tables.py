@@ -16,13 +16,14 @@ SCHEMA_VERSION = 1
 MOVABLE = ("data", "model_name_or_path", "real_root")
 
 
-def write_tables(grid: Grid, output_dir: str | Path, replicates: int = 0) -> Path:
+def write_tables(grid: Grid, runs_dir: str | Path, output_dir: str | Path, replicates: int = 0) -> Path:
     """
     Writes the tables of all finished runs.
 
     Args:
         grid ([`Grid`]): Order and titles of the rows.
-        output_dir (`str` or `Path`): Folder of the sweep.
+        runs_dir (`str` or `Path`): Where the runs are.
+        output_dir (`str` or `Path`): Where the tables go.
         replicates (`int`, *optional*, defaults to 0): Draws of the bootstrap over images and seeds; 0 leaves it out.
 
     Returns:
@@ -32,7 +33,7 @@ def write_tables(grid: Grid, output_dir: str | Path, replicates: int = 0) -> Pat
         ValueError: no run is finished, or stored runs don't fit the grid or each other.
     """
     output_dir = Path(output_dir)
-    results = build_results(grid, output_dir, replicates)
+    results = build_results(grid, Path(runs_dir), replicates)
     write_text(output_dir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     write_text(output_dir / "table.csv", render_csv(results))
     figures = draw_figures(results, output_dir)
@@ -40,7 +41,7 @@ def write_tables(grid: Grid, output_dir: str | Path, replicates: int = 0) -> Pat
     return output_dir / "table.md"
 
 
-def build_results(grid: Grid, output_dir: Path, replicates: int = 0) -> dict[str, Any]:
+def build_results(grid: Grid, runs_dir: Path, replicates: int = 0) -> dict[str, Any]:
     """
     Everything that the tables show.
 
@@ -51,20 +52,20 @@ def build_results(grid: Grid, output_dir: Path, replicates: int = 0) -> dict[str
     Raises:
         ValueError: as [`write_tables`].
     """
-    found = {setting.name: _finished(grid, setting, output_dir) for setting in grid.settings.values()}
+    found = {setting.name: _finished(grid, setting, runs_dir) for setting in grid.settings.values()}
     runs = {name: by_seed for name, by_seed in found.items() if by_seed}
     if not runs:
-        raise ValueError(f"no run of {grid.name} is finished in {output_dir}; run the stage `train` first")
+        raise ValueError(f"no run of {grid.name} is finished in {runs_dir}; run the stage `train` first")
     everything = [run for by_seed in runs.values() for run in by_seed.values()]
     first = everything[0]
     if any(run["identity"]["test"] != first["identity"]["test"] for run in everything):
-        raise ValueError(f"the runs in {output_dir} were scored on different test sets: run them again with --redo")
+        raise ValueError(f"the runs in {runs_dir} were scored on different test sets: run them again with --redo")
     settings = {name: _describe(grid, grid.settings[name], runs, name) for name in runs}
     if replicates:
         for test in grid.test:
             scored = {
                 name: {
-                    seed: read_scores(run_folder(output_dir, name, seed) / "scores" / f"{test}.csv", run["threshold"])
+                    seed: read_scores(run_folder(runs_dir, name, seed) / "scores" / f"{test}.csv", run["threshold"])
                     for seed, run in by_seed.items()
                 }
                 for name, by_seed in runs.items()
@@ -100,18 +101,18 @@ def build_results(grid: Grid, output_dir: Path, replicates: int = 0) -> dict[str
     }
 
 
-def _finished(grid: Grid, setting: Setting, output_dir: Path) -> dict[int, dict[str, Any]]:
+def _finished(grid: Grid, setting: Setting, runs_dir: Path) -> dict[int, dict[str, Any]]:
     """Finished runs by seed, if they were made of what the grid says now."""
     runs = {}
     for seed in grid.seeds:
-        run = read_run(run_folder(output_dir, setting.name, seed))
+        run = read_run(run_folder(runs_dir, setting.name, seed))
         if run is None:
             continue
         names = [key for key in {*run["recipe"], *setting.arguments} if key not in MOVABLE]
         changed = sorted(key for key in names if run["recipe"].get(key) != setting.arguments.get(key))
         if changed:
             raise ValueError(
-                f"{setting.name} seed{seed} in {output_dir} was trained with another {', '.join(changed)} than the "
+                f"{setting.name} seed{seed} in {runs_dir} was trained with another {', '.join(changed)} than the "
                 "grid says now: give the same flags as for training, or train it again with --redo"
             )
         if set(run["sets"]) != set(grid.test):

@@ -234,7 +234,7 @@ def test_a_killed_sweep_goes_on(place, finished, tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == when for path, when in times.items())
     assert not (third / "checkpoint" / "stale").exists()
     for target, one in ((out, whole), (tmp_path / "out", grid)):
-        write_tables(one, target)
+        write_tables(one, target, target)
     found, expected = results_of(tmp_path / "out"), results_of(out)
     assert found["missing"] == expected["missing"] == []
     for name, setting in expected["settings"].items():
@@ -315,7 +315,7 @@ def test_one_failing_setting_stops_no_other(place, tmp_path, capsys):
     assert lines[0].startswith("sweep.py: gone seed0 failed:") and "does not exist" in lines[0]
     assert lines[1].startswith("sweep.py: bad seed0 failed: ValueError: ") and "num_prompt_tokens" in lines[1]
     assert "| good one | 1 |" in captured.out and "Not finished: bad seed0, gone seed0." in captured.out
-    assert "Traceback" in (run_folder(tmp_path / "out", "bad", 0) / "error.txt").read_text()
+    assert "Traceback" in (run_folder(tmp_path / "out" / "runs", "bad", 0) / "error.txt").read_text()
     assert script.main([*flags, "--only", "good"]) == 0
     capsys.readouterr()
     assert script.main([str(path), "list", "--output_dir", str(tmp_path / "out")]) == 0
@@ -354,6 +354,19 @@ def test_shards_share_the_runs(place, tmp_path, capsys):
     assert len(shards[0]) == len(shards[1]) == 3 and len({*shards[0], *shards[1]}) == 6
     with pytest.raises(SystemExit):
         script.main([path, "--shard", "2/2"])
+
+
+def test_grids_share_a_folder_of_runs(place, finished, tmp_path, monkeypatch, capsys):
+    runs = tmp_path / "runs"
+    shutil.copytree(finished[1], runs)
+    settings = {"mirage": {"arguments": {"memory_size": 16}}, "warm": {"arguments": {"temperature": 0.5}}}
+    path = make_grid(place, tmp_path / "other", settings=settings)
+    trained, train = [], sweep.run_training
+    monkeypatch.setattr(sweep, "run_training", lambda *args: trained.append(args[2].output_dir) or train(*args))
+    assert load_script().main([str(path), "--runs_dir", str(runs), "--output_dir", str(tmp_path / "tables")]) == 0
+    assert trained == [str(run_folder(runs, "warm", seed) / "checkpoint") for seed in (0, 1)]
+    assert (tmp_path / "tables" / "table.md").read_text() == capsys.readouterr().out
+    assert not (tmp_path / "tables" / "runs").exists()
 
 
 def test_the_script_ends_with_one_line_on_a_bad_grid(place, tmp_path):

@@ -128,7 +128,7 @@ def test_results_are_means_over_generators_then_seeds(stored):
 
 def test_files(stored):
     grid, out, found = stored
-    text = write_tables(grid, out).read_text()
+    text = write_tables(grid, out, out).read_text()
     results = json.loads((out / "results.json").read_text())
     assert results["schema_version"] == 1
     lines = text.splitlines()
@@ -155,9 +155,9 @@ def test_files(stored):
 def test_what_is_missing_is_said(tmp_path):
     grid = make_grid(tmp_path)
     with pytest.raises(ValueError, match="no run of g is finished in .* `train` first"):
-        write_tables(grid, tmp_path)
+        write_tables(grid, tmp_path, tmp_path)
     store(grid, tmp_path, "less", 1, 0)
-    text = write_tables(grid, tmp_path).read_text()
+    text = write_tables(grid, tmp_path, tmp_path).read_text()
     assert "Not finished: ours seed0, less seed0, ours seed1, ours seed2, less seed2." in text
     assert "| less | 1 |" in text and "difference" not in text
 
@@ -166,25 +166,25 @@ def test_stored_runs_must_fit(stored):
     grid, out, _ = stored
     changed = make_grid(out, settings={"ours": {}, "less": {"arguments": {"memory_size": 4}}})
     with pytest.raises(ValueError, match="less seed0 in .* was trained with another memory_size than the grid"):
-        write_tables(changed, out)
+        write_tables(changed, out, out)
     moved = make_grid(out, base={"model_name_or_path": "elsewhere/m", "data": "elsewhere/d"})
-    write_tables(moved, out)
+    write_tables(moved, out, out)
     store(grid, out, "less", 1, 0, identity={"test": {"test": {"checksum": "2"}}, "versions": {}})
     with pytest.raises(ValueError, match="different test sets"):
-        write_tables(grid, out)
+        write_tables(grid, out, out)
 
 
 def test_other_machines_are_named(stored):
     grid, out, _ = stored
     store(grid, out, "less", 1, 0, environment={"device": "gpu"})
-    assert "Runs come from 2 machines" in write_tables(grid, out).read_text()
+    assert "Runs come from 2 machines" in write_tables(grid, out, out).read_text()
 
 
 def test_published_rows_stand_below_and_say_so(tmp_path):
     grid = make_grid(tmp_path, published="mapping")
     store(grid, tmp_path, "ours", 0, 0)
     above, marked, below = (
-        write_tables(grid, tmp_path)
+        write_tables(grid, tmp_path, tmp_path)
         .read_text()
         .partition("**Published (MiraGe, Table 12); other data, nothing of it was run here**")
     )
@@ -196,7 +196,7 @@ def test_several_test_sets_have_tables_of_their_own(tmp_path):
     grid = make_grid(tmp_path, test={"one": {"data": "x"}, "two": {"data": "y"}})
     sets = {name: describe_scores(make_predictions(draw), None) for draw, name in enumerate(("one", "two"))}
     store(grid, tmp_path, "ours", 0, 0, sets=sets)
-    text = write_tables(grid, tmp_path).read_text()
+    text = write_tables(grid, tmp_path, tmp_path).read_text()
     assert text.index("## one") < text.index("## two")
     value = 100 * sets["two"]["mean"]["accuracy"]
     assert f"| Ours \\| all | 1 | {value:.1f} | reference |" in text.partition("## two")[2]
@@ -218,7 +218,7 @@ def test_figures_of_varied_arguments(tmp_path, monkeypatch, axes):
     for draw, name in enumerate(names):
         runs = [store(grid, tmp_path, name, seed, 10 * draw + seed) for seed in (0, 1)]
         expected[name] = np.mean([plain_mean(one, "accuracy") for one in runs])
-    text = write_tables(grid, tmp_path).read_text()
+    text = write_tables(grid, tmp_path, tmp_path).read_text()
     assert "![figure.png](figure.png)" in text and Image.open(tmp_path / "figure.png").width > 100
     ((name, values),) = drawn
     if len(axes) == 1:
@@ -303,7 +303,7 @@ def test_bootstrap_needs_the_same_images_and_seeds():
 
 def test_bootstrap_in_the_table(stored):
     grid, out, _ = stored
-    text = write_tables(grid, out, replicates=50).read_text()
+    text = write_tables(grid, out, out, replicates=50).read_text()
     results = json.loads((out / "results.json").read_text())
     intervals = results["settings"]["less"]["bootstrap"]["test"]
     (low, high), (less, more) = intervals["mean"]["accuracy"], intervals["difference"]["accuracy"]

@@ -9,8 +9,8 @@ Trains a grid of settings over several seeds, scores each run, and makes the tab
 --test_data GenImage
 
 Other flags are arguments of training/train.py (--max_steps 2), behind the recipe and before what a setting says. A
-sweep that was cut off goes on when started again. The exit code is 1 if a run failed; the others are done all the
-same.
+sweep that was cut off goes on when started again. With one --runs_dir for several grids, what they share is trained
+once. The exit code is 1 if a run failed; the others are done all the same.
 """
 
 import argparse
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", help="training data instead of the recipe's")
     parser.add_argument("--test_data", help="test data instead of the grid's")
     parser.add_argument("--output_dir", type=Path, help="outputs/sweeps/<grid> by default")
+    parser.add_argument("--runs_dir", type=Path, help="<output_dir>/runs by default; grids may share one")
     parser.add_argument("--only", nargs="+", default=[], help="names of settings")
     parser.add_argument("--seeds", type=int, help="only the first so many seeds")
     parser.add_argument("--shard", type=parse_shard, default=(0, 1), help="i/n: every n-th run, from the i-th on")
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bootstrap", type=int, default=0, help="draws of intervals over images and seeds together")
     options, flags = parser.parse_known_args(arguments)
     output_dir = options.output_dir or Path("outputs") / "sweeps" / Path(options.grid).stem
+    runs_dir = options.runs_dir or output_dir / "runs"
     try:
         from mirage_hf.console import setup_console
         from mirage_hf.sweep_files import read_run, run_folder
@@ -64,18 +66,18 @@ def main(arguments: list[str] | None = None) -> int:
         runs = grid.runs(options.only)[index::count]
         if options.stage == "list":
             for setting, seed in runs:
-                done = read_run(run_folder(output_dir, setting.name, seed)) is not None
+                done = read_run(run_folder(runs_dir, setting.name, seed)) is not None
                 print(f"{setting.name}\t{seed}\t{'done' if done else 'to do'}")
             return 0
         failures: dict[str, str] = {}
         if options.stage == "train":
             from mirage_hf.sweep import run_sweep
 
-            failures = run_sweep(grid, runs, output_dir, options.redo)
+            failures = run_sweep(grid, runs, runs_dir, options.redo)
         if options.stage == "table" or (count == 1 and len(failures) < len(runs)):
             from mirage_hf.sweep_tables import write_tables
 
-            print(write_tables(grid, output_dir, options.bootstrap).read_text(encoding="utf-8"), end="")
+            print(write_tables(grid, runs_dir, output_dir, options.bootstrap).read_text(encoding="utf-8"), end="")
     except (OSError, ValueError) as error:
         sys.exit(f"sweep.py: {error}")
     for name, reason in failures.items():
