@@ -51,7 +51,7 @@ def run_sweep(grid: Grid, runs: list[tuple[Setting, int]], runs_dir: str | Path,
     Args:
         grid ([`Grid`]): Test sets, and what is kept.
         runs (`list[tuple[Setting, int]]`): From [`Grid.runs`].
-        runs_dir (`str` or `Path`): Where they go. Grids may share it: a run of the same name and identity is done once.
+        runs_dir (`str` or `Path`): Where they go. Grids may share it: equal runs of equal name are done once.
         redo (`bool`, *optional*): Do finished runs again where their identity has changed.
 
     Returns:
