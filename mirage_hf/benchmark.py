@@ -20,7 +20,7 @@ from .benchmark_results import assemble_results
 from .benchmark_scoring import BenchmarkScorer
 from .benchmark_views import list_views
 from .data import load_detection_dataset
-from .detectors import LoadedDetector, load_detector
+from .detector_loading import LoadedDetector, load_detector
 from .environment import device_name, versions
 from .evaluation_run import DTYPES
 from .prediction import predict_scores

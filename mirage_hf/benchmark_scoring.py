@@ -10,7 +10,7 @@ import numpy as np
 from .benchmark_data import TestSets, collect_metadata
 from .benchmark_files import BenchmarkFolder, SetScores, load_scores
 from .benchmark_views import ChangedTransform, View
-from .detectors import LoadedDetector
+from .detector_loading import LoadedDetector
 from .prediction import NothingToScore, Predictions, predict_scores
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .data import load_detection_dataset
-from .detectors import load_detector
+from .detector_loading import load_detector
 from .environment import device_name, versions
 from .evaluation import EvaluationReport, evaluate_by_generator
 from .prediction import predict_scores

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import yaml
 
-from .detectors import load_detector
+from .detector_loading import load_detector
 from .run_args import DataArguments, ModelArguments, parse_run_args
 from .sweep_files import read_run, run_folder, write_text
 from .sweep_grid import Grid, Setting

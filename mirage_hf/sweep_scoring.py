@@ -12,7 +12,7 @@ import torch
 
 from .benchmark_metrics import set_metrics
 from .data import load_detection_dataset
-from .detectors import LoadedDetector
+from .detector_loading import LoadedDetector
 from .evaluation import evaluate_by_generator, mean_of_defined
 from .prediction import Predictions, predict_scores
 from .training_args import MiraGeTrainingArguments

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from mirage_hf.detectors import LoadedDetector
+from mirage_hf.detector_loading import LoadedDetector
 from mirage_hf.image_processing import EvalTransform, build_image_processor
 
 SIZE = 16

@@ -9,7 +9,7 @@ from mirage_hf.benchmark_files import load_scores
 from mirage_hf.benchmark_metrics import set_metrics
 from mirage_hf.benchmark_report import to_csv, to_markdown, validate_results
 from mirage_hf.degradations import DEGRADATIONS
-from mirage_hf.detectors import load_detector
+from mirage_hf.detector_loading import load_detector
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks" / "results" / "benchmark" / "mirage-tiny"

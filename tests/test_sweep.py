@@ -19,7 +19,7 @@ from test_pretrained_mirage import make_tokenizer
 from transformers import CLIPModel
 
 from mirage_hf import sweep, sweep_scoring
-from mirage_hf.detectors import load_detector
+from mirage_hf.detector_loading import load_detector
 from mirage_hf.evaluation import evaluate_by_generator
 from mirage_hf.metrics import detection_metrics
 from mirage_hf.run_args import parse_run_args

@@ -11,7 +11,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from mirage_hf.detectors import class_order, load_detector
+from mirage_hf.detector_loading import class_order, load_detector
 from mirage_hf.prediction import predict_scores
 
 
