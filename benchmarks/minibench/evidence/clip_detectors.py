@@ -20,7 +20,7 @@ from mirage_hf.representation import representation_statistics
 from mirage_hf.trainer import MiraGeTrainer
 from mirage_hf.training_args import MiraGeTrainingArguments
 
-from .detector_loading import LogisticDetector, as_images, in_batches
+from .detectors import LogisticDetector, as_images, in_batches
 from .images import Split, TrainingCrops
 
 # On one thread, eager attention of 153 tokens is faster than the fused kernel.

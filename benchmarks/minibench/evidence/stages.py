@@ -16,7 +16,7 @@ from mirage_hf.augmentations import AugmentationConfig
 
 from . import storage
 from .clip_detectors import BackboneDetector, ClipClassifier, LinearProbe, make_prompted, measure_representation
-from .detector_loading import ConstantDetector, Detector, MetadataDetector, ResidualNetworkDetector, SpectraDetector
+from .detectors import ConstantDetector, Detector, MetadataDetector, ResidualNetworkDetector, SpectraDetector
 from .grid import Grid, Setting
 from .images import FlipAndAugment, TrainingCrops, draw_schedule, read_split
 from .thresholds import choose_threshold, equal_rate_threshold, validation_metrics
