@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
 from transformers.modeling_outputs import ImageClassifierOutput
 
 import mirage_hf  # noqa: F401  (registers the package's models with transformers)
@@ -34,8 +34,8 @@ class LoadedDetector:
             An RGB image to `(3, H, W)`, by the checkpoint's own image processor.
         name (`str`):
             What was loaded, without the folders above it.
-        model_type (`str`):
-            `config.model_type`.
+        config (`PreTrainedConfig`):
+            The checkpoint's.
         threshold (`float`, *optional*):
             Probability above which an image is fake, where the checkpoint states one other than 0.5.
         fingerprint (`str`):
@@ -47,10 +47,15 @@ class LoadedDetector:
     model: nn.Module
     transform: Callable[[Image.Image], torch.Tensor]
     name: str
-    model_type: str
+    config: PreTrainedConfig
     threshold: float | None
     fingerprint: str
     takes_return_embeds: bool
+
+    @property
+    def model_type(self) -> str:
+        """`str`: `config.model_type`."""
+        return self.config.model_type
 
     @property
     def parameters(self) -> int:
@@ -90,7 +95,7 @@ def load_detector(name: str, revision: str | None = None, fake_label: str | None
         model,
         EvalTransform(processor),
         name.rstrip("/").rpartition("/")[2],
-        config.model_type,
+        config,
         threshold,
         marked,
         ours,

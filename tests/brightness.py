@@ -4,12 +4,17 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from mirage_hf.detector_loading import LoadedDetector
 from mirage_hf.image_processing import EvalTransform, build_image_processor
 
 SIZE = 16
+
+
+class BrightnessConfig(PreTrainedConfig):
+    model_type = "brightness"
 
 
 class Brightness(torch.nn.Module):
@@ -30,7 +35,9 @@ class Brightness(torch.nn.Module):
 def brightness_detector(threshold: float | None = None, bias: float = 0.0) -> LoadedDetector:
     """A fresh one; `model.images` counts what it was given."""
     transform = EvalTransform(build_image_processor(SIZE, image_mean=(0, 0, 0), image_std=(1, 1, 1)))
-    return LoadedDetector(Brightness(bias), transform, "brightness", "brightness", threshold, f"bias {bias}", False)
+    return LoadedDetector(
+        Brightness(bias), transform, "brightness", BrightnessConfig(), threshold, f"bias {bias}", False
+    )
 
 
 def write_levels(root: Path, folders: dict[str, list[int]], suffix: str = ".png") -> Path:
