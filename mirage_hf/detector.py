@@ -24,8 +24,8 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 from .calibration import Calibration
 from .detection import Detection, Prepared, Preparer
 from .detector_loading import LoadedDetector, load_detector
+from .fused_transform import evaluation_transform
 from .image_io import SCORING_LIMITS, ImageLimits, ImageStatus
-from .image_processing import EvalTransform
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BACKENDS = ("torch", "onnx", "openvino")
@@ -128,7 +128,7 @@ class Detector:
 
             margins = load_backend(name, backend)
             config = AutoConfig.from_pretrained(name, revision=revision)
-            transform = EvalTransform(AutoImageProcessor.from_pretrained(name, revision=revision))
+            transform = evaluation_transform(AutoImageProcessor.from_pretrained(name, revision=revision))
             mark = margins.fingerprint  # type: ignore[attr-defined]
         calibration = stated_calibration(config)
         if threshold is None:

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 import mirage_hf  # noqa: F401  (registers the package's models with transformers)
 
 from .adapter_checkpoint import fingerprint, sample_weights
-from .image_processing import EvalTransform
+from .fused_transform import evaluation_transform
 from .layouts import label_of
 from .modeling_mirage import MiraGeForImageDetection
 
@@ -93,7 +93,7 @@ def load_detector(name: str, revision: str | None = None, fake_label: str | None
     threshold = config.threshold if ours and config.threshold != 0.5 else None
     return LoadedDetector(
         model,
-        EvalTransform(processor),
+        evaluation_transform(processor),
         name.rstrip("/").rpartition("/")[2],
         config,
         threshold,

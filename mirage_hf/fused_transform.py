@@ -1,0 +1,95 @@
+"""The image processor's arithmetic without its detours: the same pixels, to the bit, in a fraction of the time.
+
+transformers' PIL backend goes from PIL to NumPy, back to PIL for resizing, to NumPy again, and rescales in float64.
+Resizing and cropping are Pillow's in any case; rescaling and normalising an 8-bit level is a table of 256 entries.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BaseImageProcessor, PilBackend
+
+from .image_processing import EvalTransform, normalisation_table
+
+
+def evaluation_transform(processor: BaseImageProcessor) -> Callable[[Image.Image], torch.Tensor]:
+    """
+    The fastest transform that gives exactly what a processor gives.
+
+    Args:
+        processor ([`~transformers.BaseImageProcessor`]):
+            Any image processor that returns `pixel_values`.
+
+    Returns:
+        [`FusedTransform`] for processors of the PIL backend that do nothing but resize, crop, rescale and normalise;
+        [`EvalTransform`] for all others.
+    """
+    return FusedTransform(processor) if _is_plain(processor) else EvalTransform(processor)
+
+
+def _is_plain(processor: BaseImageProcessor) -> bool:
+    if not isinstance(processor, PilBackend):
+        return False
+    # A subclass may add steps of its own; CLIP's and ViT's only set defaults.
+    steps = ("_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize", "convert_to_rgb")
+    if any(getattr(type(processor), step) is not getattr(PilBackend, step) for step in steps):
+        return False
+    size, resample = processor.size or {}, processor.resample
+    sized = not processor.do_resize or size.get("shortest_edge") or (size.get("height") and size.get("width"))
+    return (
+        bool(sized)
+        and not (size.get("shortest_edge") and size.get("longest_edge"))
+        and resample is not None
+        and not processor.do_pad
+        and bool(processor.do_rescale and processor.do_normalize)
+        and len(processor.image_mean) == 3
+    )
+
+
+class FusedTransform:
+    """
+    Turns one PIL image into `pixel_values` of shape `(3, H, W)`, float32, bit-equal to a PIL-backed processor's.
+
+    Args:
+        processor ([`~transformers.PilBackend`]):
+            One that [`evaluation_transform`] accepts: resizes to a shortest edge or to a height and width, crops at
+            the centre, rescales and normalises.
+    """
+
+    def __init__(self, processor: PilBackend):
+        self.processor = processor
+        size = processor.size if processor.do_resize else {}
+        self.shortest_edge: int | None = size.get("shortest_edge")
+        self.size: tuple[int, int] | None = None  # width, height
+        if processor.do_resize and not self.shortest_edge:
+            self.size = (size["width"], size["height"])
+        crop = processor.crop_size if processor.do_center_crop else None
+        self.crop = None if crop is None else (crop["width"], crop["height"])
+        self.resample = Image.Resampling(processor.resample)
+        self.table = normalisation_table(processor.image_mean, processor.image_std, processor.rescale_factor)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        size = self.size
+        if self.shortest_edge is not None:
+            short, long = sorted(image.size)
+            new_long = int(self.shortest_edge * long / short)
+            upright = image.width <= image.height
+            size = (self.shortest_edge, new_long) if upright else (new_long, self.shortest_edge)
+        if size is not None:
+            image = image.resize(size, self.resample)
+        if self.crop is not None:
+            # An image smaller than the crop gets black around it: Pillow fills what lies outside with zeros.
+            left, top = (image.width - self.crop[0]) // 2, (image.height - self.crop[1]) // 2
+            image = image.crop((left, top, left + self.crop[0], top + self.crop[1]))
+        pixels = np.asarray(image)  # (H, W, 3)
+        values = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+        for channel in range(3):
+            np.take(self.table[channel], pixels[:, :, channel], out=values[channel], mode="clip")
+        return torch.from_numpy(values)  # (3, H, W)
+
+
+__all__ = ["FusedTransform", "evaluation_transform"]
