@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from .augmentations import native_center_crop, resize_and_center_crop
-from .reading import load_rgb
+from .image_io import load_rgb
 
 ALIGNMENT_GEOMETRIES = ("resize", "crop")
 # The largest edge of a JPEG file as libjpeg writes it.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
-from .reading import load_rgb
+from .image_io import load_rgb
 
 GEOMETRIES = ("resized_crop", "crop")
 JPEG_SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")

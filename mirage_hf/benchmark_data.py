@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from .image_io import UnreadableImage
 from .metadata_null import read_metadata
 from .protocols import Protocol
-from .reading import UnreadableImage
 
 
 @dataclass

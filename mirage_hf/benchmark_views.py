@@ -9,7 +9,7 @@ from PIL import Image
 
 from .alignment import FormatAlignment
 from .degradations import DEGRADATIONS, degrade
-from .reading import load_rgb
+from .image_io import load_rgb
 
 
 @dataclass(frozen=True)

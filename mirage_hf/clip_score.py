@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from .reading import UnreadableImage, load_rgb, member_source
+from .image_io import UnreadableImage, load_rgb
+from .reading import member_source
 
 WEIGHT = 2.5  # w of Eq. 1
 

@@ -22,8 +22,8 @@ from typing import Any
 import datasets
 
 from .collect import collect, read_reals
+from .image_io import decode_rgb, find_problem
 from .layouts import LABELS
-from .reading import decode_rgb, find_problem
 from .records import Collection, Record, draw_balanced, expand_shared, select_generators, select_split
 from .report import DatasetReport
 
@@ -108,7 +108,7 @@ def load_detection_dataset(
 
         - `image`: stored as `{"path", "bytes"}`, where a path may be `zip://<member>::<archive>`. On access the
           transform [`decode_images`] makes it an RGB `PIL.Image.Image`, or `None` where it cannot be decoded after
-          all. A transform of your own replaces that one: call [`~mirage_hf.reading.decode_rgb`] in it.
+          all. A transform of your own replaces that one: call [`~mirage_hf.image_io.decode_rgb`] in it.
         - `label`: `ClassLabel(names=["real", "fake"])`.
         - `generator`: of a real image, the generator it is compared with. A real image that several generators share
           has one row for each.
@@ -159,7 +159,7 @@ def load_detection_dataset(
 
 
 def decode_images(batch: dict[str, list]) -> dict[str, list]:
-    """The transform of loaded data sets: decodes the column `image` by [`~mirage_hf.reading.decode_rgb`]."""
+    """The transform of loaded data sets: decodes the column `image` by [`~mirage_hf.image_io.decode_rgb`]."""
     # After `select_columns` there may be no image.
     return {name: [decode_rgb(v) for v in values] if name == "image" else values for name, values in batch.items()}
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from .augmentations import jpeg_round_trip
-from .reading import load_rgb
+from .image_io import load_rgb
 
 BILINEAR, BICUBIC, LANCZOS = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
 

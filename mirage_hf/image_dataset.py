@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from .reading import decode_rgb
+from .image_io import decode_rgb
 
 logger = logging.getLogger(__name__)
 

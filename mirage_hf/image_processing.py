@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
-from .reading import load_rgb
+from .image_io import load_rgb
 
 PROCESSOR_GEOMETRIES = ("resize", "crop")
 

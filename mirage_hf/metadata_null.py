@@ -14,7 +14,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 from PIL.PngImagePlugin import PngImageFile
 
-from .reading import guarded, open_image, open_value
+from .image_io import guarded, open_image
+from .reading import open_value
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MODES = ("RGB", "RGBA", "L", "P", "CMYK")

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .reading import load_rgb
+from .image_io import load_rgb
 
 
 class NothingToScore(ValueError):

@@ -5,7 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .reading import UnreadableImage, is_image_name, member_source, open_archive
+from .image_io import UnreadableImage
+from .reading import is_image_name, member_source, open_archive
 
 # Left by operating systems; hidden files are passed over as well.
 SYSTEM_NAMES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})

@@ -8,8 +8,8 @@ from pictures import random_image
 from PIL import Image
 
 from mirage_hf.alignment import FormatAlignment
+from mirage_hf.image_io import load_rgb
 from mirage_hf.metadata_null import FEATURES, metadata_null, read_metadata
-from mirage_hf.reading import load_rgb
 
 BICUBIC = Image.Resampling.BICUBIC
 BYTES = {"log_bytes", "log_bytes_per_pixel"}

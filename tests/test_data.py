@@ -11,7 +11,7 @@ from loading import load, paths
 from trees import write_image, write_tree, write_zip
 
 from mirage_hf.data import load_detection_dataset
-from mirage_hf.reading import decode_rgb
+from mirage_hf.image_io import decode_rgb
 
 pytestmark = pytest.mark.usefixtures("cache_of_its_own")
 

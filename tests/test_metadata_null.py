@@ -12,8 +12,8 @@ from PIL import Image, PngImagePlugin
 from scipy.stats import binom
 
 from mirage_hf import metadata_null as module
+from mirage_hf.image_io import UnreadableImage
 from mirage_hf.metadata_null import FEATURES, metadata_null, read_metadata
-from mirage_hf.reading import UnreadableImage
 
 
 def encoded(image, file_format="JPEG", **options):

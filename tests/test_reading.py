@@ -13,7 +13,8 @@ from PIL import Image
 from trees import image_bytes, write_tree, write_zip
 
 from mirage_hf.data import load_detection_dataset
-from mirage_hf.reading import UnreadableImage, decode_rgb, find_problem, load_rgb, member_source, open_archive
+from mirage_hf.image_io import UnreadableImage, decode_rgb, find_problem, load_rgb
+from mirage_hf.reading import member_source, open_archive
 
 pytestmark = pytest.mark.usefixtures("cache_of_its_own")
 

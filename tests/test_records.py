@@ -8,7 +8,7 @@ from loading import counted, described, load, paths
 from trees import write_tree
 
 from mirage_hf.data import load_detection_dataset
-from mirage_hf.reading import find_problem
+from mirage_hf.image_io import find_problem
 
 pytestmark = pytest.mark.usefixtures("cache_of_its_own")
 

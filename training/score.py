@@ -17,7 +17,7 @@ from transformers import pipeline
 
 import mirage_hf  # noqa: F401  (registers the model with transformers)
 from mirage_hf.console import setup_console
-from mirage_hf.reading import UnreadableImage, load_rgb
+from mirage_hf.image_io import UnreadableImage, load_rgb
 
 
 def main() -> int:
