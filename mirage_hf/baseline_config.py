@@ -6,6 +6,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .baselines import BASELINES, Baseline
+from .calibration import Calibration
 from .configuration_mirage import MiraGeConfig
 
 OWN_MODELS = tuple(name for name, baseline in BASELINES.items() if baseline.family != "prompts")
@@ -31,6 +32,8 @@ class BaselineConfig(PreTrainedConfig):
             Width of the image features over that of the adapter's bottleneck (`"adapter"`).
         threshold (`float`, *optional*, defaults to 0.5):
             Probability above which an image is to be called fake; training can set it on validation images.
+        calibration (`dict`, *optional*):
+            What `mirage-hf calibrate` learned, see [`Calibration`].
         tile_images (`bool`, *optional*, defaults to `False`):
             Accept `pixel_values` larger than `image_size`: they are cut into tiles of that size, as by
             [`MiraGeConfig`]. With class texts the image's embedding is the unit-norm mean of its tiles'; the other
@@ -57,6 +60,7 @@ class BaselineConfig(PreTrainedConfig):
     adapter_ratio: float = 0.2
     adapter_reduction: int = 4
     threshold: float = 0.5
+    calibration: dict | None = None
     tile_images: bool = False
     initializer_range: float = 0.02
 
@@ -88,6 +92,8 @@ class BaselineConfig(PreTrainedConfig):
             raise ValueError(f"`id2label` must name the classes 0 (real) and 1 (fake), got {self.id2label}.")
         if isinstance(self.threshold, bool) or not 0 <= self.threshold <= 1:
             raise ValueError(f"`threshold` must lie in [0, 1], got {self.threshold}.")
+        if self.calibration is not None:
+            Calibration.from_dict(self.calibration)
         if not isinstance(self.tile_images, bool):
             raise ValueError(f"`tile_images` must be true or false, got {self.tile_images!r}.")
         if not 0 <= self.adapter_ratio <= 1:

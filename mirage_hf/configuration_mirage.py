@@ -68,6 +68,9 @@ class MiraGeConfig(PreTrainedConfig):
         threshold (`float`, *optional*, defaults to 0.5):
             Probability above which an image is to be called fake; training can set it on validation images. The scores
             and the order of a `pipeline`'s labels know nothing of it.
+        calibration (`dict`, *optional*):
+            What `mirage-hf calibrate` learned, see [`~mirage_hf.calibration.Calibration`]: calibrated probabilities, a
+            threshold on their scale, and when to answer "unsure". Neither `forward` nor a `pipeline` reads it.
         baked (`bool`, *optional*, defaults to `False`):
             The model holds computed text anchors and vision prompts in place of the text encoder and the prompt
             learner; set by [`MiraGeForImageDetection.bake`].
@@ -115,6 +118,7 @@ class MiraGeConfig(PreTrainedConfig):
     save_base_model: bool = False
     base_model_dtype: str = "float32"
     threshold: float = 0.5
+    calibration: dict | None = None
     baked: bool = False
     tile_images: bool = False
     initializer_range: float = 0.02
@@ -198,6 +202,21 @@ class MiraGeConfig(PreTrainedConfig):
             raise ValueError(f"`threshold` must lie in [0, 1], got {self.threshold}.")
         if not self.initializer_range > 0:
             raise ValueError(f"`initializer_range` must be positive, got {self.initializer_range}.")
+        if self.calibration is not None:
+            self._check_calibration(self.calibration)
+
+    def _check_calibration(self, calibration):
+        """What decides answers; `Calibration.from_dict`, which doesn't travel with the weights, checks the rest."""
+        if not isinstance(calibration, dict):
+            raise ValueError(f"`calibration` must be a mapping of names to values or None, got {calibration!r}.")
+        for name in ("temperature", "bias", "threshold", "unsure_low", "unsure_high"):
+            value = calibration.get(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+                raise ValueError(f"`calibration` must hold a finite number as `{name}`, got {value!r}.")
+        if not calibration["temperature"] > 0:
+            raise ValueError(f"`calibration` must hold a positive `temperature`, got {calibration['temperature']}.")
+        if not 0 <= calibration["unsure_low"] <= calibration["threshold"] <= calibration["unsure_high"] <= 1:
+            raise ValueError("`calibration` must hold 0 <= `unsure_low` <= `threshold` <= `unsure_high` <= 1.")
 
     def _check_classes(self):
         if set(self.id2label) != {0, 1}:

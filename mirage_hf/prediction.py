@@ -32,7 +32,8 @@ class NothingToScore(ValueError):
 
 class Predictions(NamedTuple):
     """
-    What [`predict_scores`] returns. The first four are aligned and in the dataset's order, skipped rows left out.
+    What [`predict_scores`] returns. The first four and `margins` are aligned and in the dataset's order, skipped rows
+    left out.
 
     Args:
         scores (`np.ndarray` of shape `(N,)`, float64): probability of fake.
@@ -42,6 +43,8 @@ class Predictions(NamedTuple):
         skipped (`list[dict]`): `index`, `path` and `error` of every row whose image could not be decoded.
         image_embeds (`np.ndarray` of shape `(N, D)`, float32, *optional*): where asked for and given by the model.
         text_embeds (`np.ndarray` of shape `(2, D)`, float32, *optional*): the text anchors of real and of fake.
+        margins (`np.ndarray` of shape `(N,)`, float64, *optional*): logit of fake less logit of real, which tells
+            images apart where `scores`, a softmax in float32, are 0 or 1.
     """
 
     scores: np.ndarray
@@ -51,6 +54,7 @@ class Predictions(NamedTuple):
     skipped: list[dict[str, Any]]
     image_embeds: np.ndarray | None = None
     text_embeds: np.ndarray | None = None
+    margins: np.ndarray | None = None
 
 
 def predict_scores(
@@ -108,6 +112,7 @@ def predict_scores(
     autocast = nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
     options = {"return_embeds": True} if return_embeds else {}
     probabilities: list[torch.Tensor] = []
+    margins: list[torch.Tensor] = []
     image_embeds: list[torch.Tensor] = []
     text_embeds: torch.Tensor | None = None
     kept: list[dict[str, Any]] = []
@@ -126,6 +131,8 @@ def predict_scores(
                     if logits.shape != (len(rows), 2):
                         raise ValueError(f"`logits` must have shape ({len(rows)}, 2), got {tuple(logits.shape)}")
                     probabilities.append(logits.float().softmax(dim=-1)[:, 1].cpu())  # (B,)
+                    real, fake = logits.float().cpu().double().unbind(dim=-1)
+                    margins.append(fake - real)  # (B,)
                     if return_embeds and output.image_embeds is not None:
                         image_embeds.append(output.image_embeds.float().cpu())  # (B, D)
                         text_embeds = output.text_embeds
@@ -149,6 +156,7 @@ def predict_scores(
         skipped,
         torch.cat(image_embeds).numpy() if image_embeds else None,
         None if text_embeds is None else text_embeds.float().cpu().numpy(),
+        torch.cat(margins).numpy(),
     )
 
 

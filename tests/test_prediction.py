@@ -59,8 +59,9 @@ LEVELS = [0, 255, 10, 200, 128, 90, 33, 254, 60, 140, 7]
 def test_every_row_is_scored_once_and_in_order(batch_size, num_workers):
     model, rows = Brightness(), Rows(LEVELS)
     result = predict_scores(model, rows, TRANSFORM, batch_size=batch_size, num_workers=num_workers)
-    scores, labels, generators, paths, skipped, *embeds = result
+    scores, labels, generators, paths, skipped, *embeds, margins = result
     assert embeds == [None, None]
+    assert margins.dtype == np.float64 and scores == pytest.approx(1 / (1 + np.exp(-margins)), abs=1e-7)
     assert scores == pytest.approx(wanted_scores(LEVELS), abs=1e-5)
     assert scores.dtype == np.float64 and labels.dtype == np.int64
     assert labels.tolist() == [index % 2 for index in range(11)]
