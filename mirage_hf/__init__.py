@@ -9,6 +9,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 from .baseline_config import BaselineConfig
 from .baseline_models import BaselineForImageDetection
 from .configuration_mirage import MiraGeConfig
+from .detection import Detection
+from .detector import Detector
 from .modeling_mirage import MiraGeForImageDetection
 from .version import __version__
 
@@ -20,4 +22,12 @@ AutoConfig.register("mirage-baseline", BaselineConfig)
 AutoModel.register(BaselineConfig, BaselineForImageDetection)
 AutoModelForImageClassification.register(BaselineConfig, BaselineForImageDetection)
 
-__all__ = ["BaselineConfig", "BaselineForImageDetection", "MiraGeConfig", "MiraGeForImageDetection", "__version__"]
+__all__ = [
+    "BaselineConfig",
+    "BaselineForImageDetection",
+    "Detection",
+    "Detector",
+    "MiraGeConfig",
+    "MiraGeForImageDetection",
+    "__version__",
+]

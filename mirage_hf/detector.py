@@ -137,7 +137,7 @@ class Detector:
             margins,
             Preparer(transform, limits, sha256),
             name.rstrip("/").rpartition("/")[2],
-            config._commit_hash or mark,
+            stated_revision(config) or mark,
             threshold,
             calibration,
             batch_size,
@@ -269,6 +269,11 @@ class TorchMargins:
         return (fake - real).cpu().numpy()
 
 
+def stated_revision(config: PreTrainedConfig) -> str | None:
+    """`str`, *optional*: The commit that a checkpoint of the Hub was loaded from; transformers sets it for those."""
+    return vars(config).get("_commit_hash")
+
+
 def stated_threshold(config: PreTrainedConfig) -> float:
     """`float`: Probability, not calibrated, above which a checkpoint calls an image fake; 0.5 if it doesn't say."""
     return config.threshold if config.model_type.startswith("mirage") else 0.5
@@ -285,4 +290,4 @@ def stated_calibration(config: PreTrainedConfig) -> Calibration | None:
     return None if stated is None else Calibration.from_dict(stated)
 
 
-__all__ = ["Detector", "TorchMargins", "stated_calibration", "stated_threshold"]
+__all__ = ["Detector", "TorchMargins", "stated_calibration", "stated_revision", "stated_threshold"]

@@ -63,9 +63,12 @@ class EvaluationArguments:
     dtype: str = field(default="float32", metadata={"help": "Autocast type.", "choices": list(DTYPES)})
 
 
-def run_evaluation(args: EvaluationArguments) -> EvaluationReport:
+def run_evaluation(args: EvaluationArguments) -> tuple[EvaluationReport, int]:
     """
     Scores every image once and writes the tables; nothing is written if nothing could be scored.
+
+    Returns:
+        `tuple[EvaluationReport, int]`: The tables, and how many images could not be read.
 
     Raises:
         `OSError`, `ValueError`: If the checkpoint or the data cannot be used.
@@ -107,7 +110,7 @@ def run_evaluation(args: EvaluationArguments) -> EvaluationReport:
         writer = csv.writer(file)
         writer.writerow(["path", "generator", "label", "p_fake"])
         writer.writerows(columns)
-    return report
+    return report, len(facts["skipped"])
 
 
 __all__ = ["EvaluationArguments", "run_evaluation"]

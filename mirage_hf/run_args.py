@@ -215,7 +215,7 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 
 
 def parse_run_args(
-    arguments: list[str] | None = None,
+    arguments: list[str] | None = None, prog: str | None = None
 ) -> tuple[ModelArguments, DataArguments, MiraGeTrainingArguments]:
     """
     Reads flags, or a YAML recipe followed by flags that override it. Below both lie the defaults of the method.
@@ -223,13 +223,15 @@ def parse_run_args(
     Args:
         arguments (`list[str]`, *optional*, defaults to `sys.argv[1:]`):
             `["recipe.yaml", "--data", "GenImage"]`, or flags alone.
+        prog (`str`, *optional*):
+            Name of the program in its help; that of the script by default.
 
     Raises:
         `ValueError`: If the recipe is not a mapping, or holds a name that is no argument; or if a baseline is given a
             `discriminative_weight`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = HfArgumentParser((ModelArguments, DataArguments, MiraGeTrainingArguments))
+    parser = HfArgumentParser((ModelArguments, DataArguments, MiraGeTrainingArguments), prog=prog)
     recipe: dict[str, Any] = {}
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))

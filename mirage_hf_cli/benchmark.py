@@ -65,7 +65,7 @@ def benchmark(
     Needs the extra `benchmark`.
     """
     set_up_console(quiet)
-    with fail_in_one_line("benchmark"):
+    with fail_in_one_line("benchmark", extra="benchmark"):
         import json
 
         from mirage_hf.benchmark import BenchmarkArguments, run_benchmark

@@ -20,7 +20,7 @@ def compare(
     Writes comparison.json, .md, .csv and pictures. Needs the extra `benchmark`.
     """
     set_up_console(quiet=False)
-    with fail_in_one_line("compare"):
+    with fail_in_one_line("compare", extra="benchmark"):
         import json
 
         from mirage_hf.benchmark_compare import comparison_markdown, write_comparison

@@ -9,6 +9,7 @@ import typer
 
 FAILED = 1
 FINISHED_EXCEPT_SOME = 3
+FOUND_FAKE = 4
 
 
 def set_up_console(quiet: bool) -> None:
@@ -17,14 +18,19 @@ def set_up_console(quiet: bool) -> None:
 
 
 @contextmanager
-def fail_in_one_line(command: str) -> Iterator[None]:
-    """Turns an error of the user's files or arguments into a line on stderr and exit code 1."""
+def fail_in_one_line(command: str, extra: str | None = None) -> Iterator[None]:
+    """
+    Turns an error of the user's files or arguments into a line on stderr and exit code 1.
+
+    Args:
+        command (`str`): Its name, which begins the line.
+        extra (`str`, *optional*): Extra of the package that the command needs.
+    """
     try:
         yield
     except ImportError as error:
-        typer.echo(
-            f"{command}: {error}: install the extra that it needs, `pip install mirage_hf[benchmark]`", err=True
-        )
+        hint = "" if extra is None else f": install the extra that it needs, `pip install mirage_hf[{extra}]`"
+        typer.echo(f"{command}: {' '.join(str(error).split())}{hint}", err=True)
         raise typer.Exit(FAILED) from error
     except (OSError, ValueError) as error:
         typer.echo(f"{command}: {' '.join(str(error).split())}", err=True)

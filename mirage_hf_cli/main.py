@@ -7,10 +7,16 @@ import typer
 
 from .benchmark import benchmark
 from .compare import compare
+from .evaluate import evaluate
+from .info import info
+from .train import train
 
 app = typer.Typer(
     name="mirage-hf",
-    help="Detect AI-generated images. Exit codes: 0 all done, 1 failed, 2 wrong usage, 3 done except some files.",
+    help=(
+        "Detect AI-generated images. Exit codes: 0 all done, 1 failed, 2 wrong usage, 3 done except some files, "
+        "4 a fake was found with --fail-on fake."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,5 +38,11 @@ def main(
     """Options before the command."""
 
 
+# These two hand all that follows to transformers' parser of dataclasses, its --help included.
+FORWARDING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+app.command("train", context_settings=FORWARDING)(train)
+app.command("evaluate", context_settings=FORWARDING)(evaluate)
 app.command("benchmark")(benchmark)
 app.command("compare")(compare)
+app.command("info")(info)

@@ -91,7 +91,7 @@ def test_card_shows_the_stored_table(stored):
 @pytest.mark.slow
 def test_evaluation_again_gives_the_cards_numbers(stored, tmp_path):
     arguments = EvaluationArguments(str(MODEL), str(MINIBENCH / "carried"), str(tmp_path))
-    report = run_evaluation(arguments)
+    report, _ = run_evaluation(arguments)
     assert report.threshold == stored["threshold"]
     for name, metrics in stored["generators"].items():
         assert report.generators[name] == pytest.approx(metrics, abs=1e-9), name

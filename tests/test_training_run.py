@@ -215,7 +215,7 @@ def test_threshold_is_fixed_on_validation_and_used(base, images, tmp_path):
     assert all(torch.equal(model.state_dict()[name], value) for name, value in expected.items())
     (tmp_path / "table").mkdir()
     options = EvaluationArguments(str(out), str(images), str(tmp_path / "table"), split="validation")
-    report = run_evaluation(options)
+    report, _ = run_evaluation(options)
     assert report.threshold == metrics["threshold"]
     for generator in report.generators.values():
         assert 1 - generator["real_accuracy"] <= 0.25

@@ -21,7 +21,7 @@ def main() -> None:
     setup_console()
     (arguments,) = HfArgumentParser(EvaluationArguments).parse_args_into_dataclasses()
     try:
-        print(run_evaluation(arguments).to_markdown(), end="")
+        print(run_evaluation(arguments)[0].to_markdown(), end="")
     except (OSError, ValueError) as error:
         sys.exit(f"evaluate.py: {error}")
 
