@@ -46,11 +46,12 @@ class Calibration:
         unsure_low, unsure_high (`float`):
             Ends of the band, which holds the threshold: no verdict contradicts its label.
         operating_points (`list[dict]`):
-            For false-positive rates of 5, 1 and 0.1% (`max_fpr`): the `threshold`, the shares `fpr` of all real and
-            `tpr` of all fake calibration images above it, and their exact 95% intervals `fpr_interval` and
-            `tpr_interval`. For reals of one group the first interval also holds for the rate to expect of others like
-            them, though the threshold was chosen on these. `supported` is false where a group has fewer than
-            1 / max_fpr reals, too few to tell such a rate: its highest real image is then the limit.
+            For false-positive rates of 5, 1 and 0.1% (`max_fpr`): the `threshold`, the share `fpr` of the real
+            calibration images above it, in the group where it is highest, the share `tpr` of the fakes, and their
+            exact 95% intervals `fpr_interval` and `tpr_interval`. Where there is one group, the first interval also
+            holds for the rate to expect of other images like these, though the threshold was chosen on these.
+            `supported` is false where a group has fewer than 1 / max_fpr reals, too few to tell such a rate: its
+            highest real image is then the limit.
         n_real, n_fake (`int`):
             Calibration images of each class.
         data (`str`):

@@ -94,15 +94,24 @@ def fit_calibration(
     temperature, bias = _fit_temperature_and_bias(scores[once], fake, prior)
     p_rows = sigmoid(scores / temperature + bias)
     reals, fakes = np.sort(p_rows[once][~fake]), np.sort(p_rows[once][fake])
-    smallest = min(int(np.sum(names[classes == 0] == name)) for name in set(names[classes == 0]))
+    real_names = names[classes == 0]
+    groups_of_reals = [p_rows[classes == 0][real_names == name] for name in sorted(set(real_names))]
+    smallest = min(map(len, groups_of_reals))
 
     def operating_point(rate: float) -> dict[str, Any]:
         threshold = threshold_at_fpr(p_rows, classes, names, rate)
-        point: dict[str, Any] = {"max_fpr": rate, "threshold": threshold, "supported": smallest * rate >= 1 - 1e-9}
-        for name, column in (("fpr", reals), ("tpr", fakes)):
-            above = int((column > threshold).sum())
-            point |= {name: above / len(column), f"{name}_interval": list(clopper_pearson(above, len(column)))}
-        return point
+        above = [(int((group > threshold).sum()), len(group)) for group in groups_of_reals]
+        false_positives, n_real = max(above, key=lambda pair: (pair[0] / pair[1], -pair[1]))
+        found = int((fakes > threshold).sum())
+        return {
+            "max_fpr": rate,
+            "threshold": threshold,
+            "fpr": false_positives / n_real,
+            "fpr_interval": list(clopper_pearson(false_positives, n_real)),
+            "tpr": found / len(fakes),
+            "tpr_interval": list(clopper_pearson(found, len(fakes))),
+            "supported": smallest * rate >= 1 - 1e-9,
+        }
 
     threshold = threshold_at_fpr(p_rows, classes, names, max_fpr)
     return Calibration(
