@@ -70,16 +70,20 @@ class FusedTransform:
         self.resample = Image.Resampling(processor.resample)
         self.table = normalisation_table(processor.image_mean, processor.image_std, processor.rescale_factor)
 
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """`tuple[int, int]`: Width and height, before the crop, of an image of this width and height."""
+        if self.size is not None or self.shortest_edge is None:
+            return self.size or size
+        short, long = sorted(size)
+        new_long = int(self.shortest_edge * long / short)
+        upright = size[0] <= size[1]
+        return (self.shortest_edge, new_long) if upright else (new_long, self.shortest_edge)
+
     def __call__(self, image: Image.Image) -> torch.Tensor:
         if image.mode != "RGB":
             image = image.convert("RGB")
-        size = self.size
-        if self.shortest_edge is not None:
-            short, long = sorted(image.size)
-            new_long = int(self.shortest_edge * long / short)
-            upright = image.width <= image.height
-            size = (self.shortest_edge, new_long) if upright else (new_long, self.shortest_edge)
-        if size is not None:
+        size = self.resized(image.size)
+        if size != image.size:
             image = image.resize(size, self.resample)
         if self.crop is not None:
             # An image smaller than the crop gets black around it: Pillow fills what lies outside with zeros.
