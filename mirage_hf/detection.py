@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from .image_io import SCORING_LIMITS, ImageLimits, ImageReading, ImageStatus, read_image
+from .image_io import SCORING_LIMITS, ImageLimits, ImageReading, ImageStatus, UnreadableImage, read_image
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,20 @@ class Detection:
         return asdict(self)
 
 
+class NamedImage(NamedTuple):
+    """
+    An image that can't name itself.
+
+    Args:
+        path (`str`): for its row.
+        source: whatever [`read_image`] takes, or a function without arguments that gives it when the image's turn
+            comes, and may raise [`UnreadableImage`].
+    """
+
+    path: str
+    source: Any
+
+
 class Prepared(NamedTuple):
     """
     An image on its way to the network.
@@ -107,17 +121,18 @@ class Preparer:
     ):
         self.transform, self.limits, self.sha256 = transform, limits, sha256
 
-    def __call__(self, source: Any, path: str | None = None) -> Prepared:
+    def __call__(self, source: Any) -> Prepared:
         """
         Args:
             source:
-                Whatever [`read_image`] takes.
-            path (`str`, *optional*):
-                Name for the row; a source that is a path names itself.
+                A [`NamedImage`], or whatever [`read_image`] takes, where a path names itself.
         """
-        reading = read_image(source, self.limits, self.sha256)
+        path, source = source if isinstance(source, NamedImage) else (_name_of(source), source)
+        try:
+            reading = read_image(source() if callable(source) else source, self.limits, self.sha256)
+        except UnreadableImage as error:
+            reading = ImageReading(error.status, str(error))
         image, reading = reading.image, replace(reading, image=None)
-        path = _name_of(source) if path is None else path
         if image is None:
             return Prepared(path, reading, None)
         try:
@@ -133,4 +148,4 @@ def _name_of(source: Any) -> str | None:
     return os.fsencode(source).decode("utf-8", "backslashreplace")
 
 
-__all__ = ["Detection", "Prepared", "Preparer"]
+__all__ = ["Detection", "NamedImage", "Prepared", "Preparer"]

@@ -18,9 +18,9 @@ from transformers import AutoConfig, pipeline
 import mirage_hf
 from mirage_hf import Detector
 from mirage_hf.calibration_fit import fit_calibration
-from mirage_hf.detection import Detection, Preparer
+from mirage_hf.detection import Detection, NamedImage, Preparer
 from mirage_hf.detector import TorchMargins, stated_calibration
-from mirage_hf.image_io import ImageLimits
+from mirage_hf.image_io import ImageLimits, ImageStatus, UnreadableImage
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "benchmarks" / "minibench" / "mirage-tiny"
@@ -89,6 +89,18 @@ class TestAnswers:
         wrong = detector.score(gray(10)).to_dict() | {"verdict": "perhaps"}
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, SCHEMA)
+
+    def test_named_images_and_late_ones(self, detector):
+        def gone():
+            raise UnreadableImage("the server is gone", ImageStatus.NOT_FOUND)
+
+        found = detector.score([NamedImage("a", gray(200)), NamedImage("b", lambda: gray(20)), NamedImage("c", gone)])
+        assert [(item.path, item.status, item.label) for item in found] == [
+            ("a", "ok", "fake"),
+            ("b", "ok", "real"),
+            ("c", "not_found", None),
+        ]
+        assert found[2].error == "the server is gone"
 
     def test_an_answer_that_is_not_finite_is_an_error_of_its_row(self, detector):
         margins = detector.margins
@@ -186,9 +198,7 @@ class TestCalibrated:
     @pytest.mark.parametrize("threshold", [0.01, 0.99])
     def test_label_and_verdict_agree_at_another_threshold(self, threshold):
         loaded, calibration = brightness_detector(), make_calibration()
-        detector = Detector(
-            TorchMargins(loaded, "cpu"), Preparer(loaded.transform), "b", "1", threshold, calibration
-        )
+        detector = Detector(TorchMargins(loaded, "cpu"), Preparer(loaded.transform), "b", "1", threshold, calibration)
         found = detector.score([gray(level) for level in range(0, 256, 5)])
         assert all(item.verdict in ("unsure", item.label) for item in found)
         assert {item.threshold for item in found} == {threshold}
@@ -253,7 +263,7 @@ class TestFromPretrained:
 def test_a_preparer_travels_to_other_processes(folders):
     detector = Detector.from_pretrained(folders["full"], device="cpu")
     image = gray(50, (40, 60))
-    there = pickle.loads(pickle.dumps(detector.preparer))(image, path="named")
+    there = pickle.loads(pickle.dumps(detector.preparer))(NamedImage("named", image))
     assert there.path == "named" and there.reading.image is None
     assert torch.equal(there.pixel_values, detector.preparer(image).pixel_values)
     assert isinstance(detector.judge([there])[0], Detection)
