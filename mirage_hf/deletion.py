@@ -81,40 +81,48 @@ def deletion_test(
     Raises:
         ValueError: `fractions` or `draws` is out of range, or the grid doesn't fit the images.
     """
+    height, width = pixel_values.shape[-2:]
+    expected = (len(pixel_values), -(-height // patch_size), -(-width // patch_size))
+    if tuple(grid.shape) != expected:
+        raise ValueError(f"`grid` must be of shape {expected} for these images and patches, got {tuple(grid.shape)}")
     shares = np.asarray(fractions, dtype=np.float64)
     if not len(shares) or shares[0] <= 0 or shares[-1] > 1 or (np.diff(shares) <= 0).any():
         raise ValueError(f"`fractions` must increase and lie in (0, 1], got {list(fractions)}")
     if draws < 1:
         raise ValueError(f"`draws` must be at least 1, got {draws}")
-    height, width = pixel_values.shape[-2:]
-    expected = (len(pixel_values), -(-height // patch_size), -(-width // patch_size))
-    if tuple(grid.shape) != expected:
-        raise ValueError(f"`grid` must be of shape {expected} for these images and patches, got {tuple(grid.shape)}")
     if fill is None:
         fill = pixel_values.mean(dim=(-2, -1), keepdim=True).expand_as(pixel_values)
-
-    def without(order: torch.Tensor) -> np.ndarray:
-        ranks = rank_squares(order, grid)  # (B, h, w)
-        scores = []
-        for share in shares:
-            gone = ranks < taken(grid, share)[:, None, None]
-            gone = gone.repeat_interleave(patch_size, -2).repeat_interleave(patch_size, -1)[:, None, :height, :width]
-            scores.append(score(torch.where(gone.to(pixel_values.device), fill, pixel_values)))
-        return np.stack(scores, axis=1)  # (B, F)
-
-    random = [without(torch.rand(grid.shape, generator=generator)) for _ in range(draws)]
-    return DeletionCurves(shares, score(pixel_values), without(grid), np.mean(random, axis=0))
+    orders = [grid.cpu(), *(torch.rand(grid.shape, generator=generator) for _ in range(draws))]
+    hottest, *random = (
+        np.stack([score(without(pixel_values, order, grid, patch_size, share, fill)) for share in shares], axis=1)
+        for order in orders
+    )  # (B, F) each
+    return DeletionCurves(shares, score(pixel_values), hottest, np.mean(random, axis=0))
 
 
-def taken(grid: torch.Tensor, share: float) -> torch.Tensor:
-    """How many squares a share of those that were looked at is, `(B,)`: at least one."""
-    return (share * grid.isfinite().sum(dim=(1, 2)).cpu()).round().clamp(min=1)
+def without(
+    pixel_values: torch.Tensor,
+    order: torch.Tensor,
+    grid: torch.Tensor,
+    patch_size: int,
+    share: float,
+    fill: torch.Tensor,
+) -> torch.Tensor:
+    """
+    Images with a share of their patches replaced, those that come first in `order`; see [`deletion_test`].
+
+    Args:
+        order (`torch.Tensor` of shape `(B, h, w)`):
+            On the CPU, the largest first; ties go by place.
+    """
+    looked_at = grid.isfinite().cpu()
+    ranks = torch.where(looked_at, order, -torch.inf).flatten(1).argsort(dim=1, descending=True, stable=True)
+    ranks = ranks.argsort(dim=1).view(grid.shape)  # (B, h, w), from 0
+    count = (share * looked_at.sum(dim=(1, 2))).round().clamp(min=1)  # (B,)
+    gone = (ranks < count[:, None, None]) & looked_at
+    gone = gone.repeat_interleave(patch_size, dim=-2).repeat_interleave(patch_size, dim=-1)
+    gone = gone[:, None, : pixel_values.shape[-2], : pixel_values.shape[-1]]  # (B, 1, H, W)
+    return torch.where(gone.to(pixel_values.device), fill, pixel_values)
 
 
-def rank_squares(order: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Rank of each square, the largest of `order` first, from 0; those that `grid` has no number for come last."""
-    order = torch.where(grid.isfinite(), order.to(grid.device), -torch.inf).flatten(1).cpu()
-    return order.argsort(dim=1, descending=True, stable=True).argsort(dim=1).view(grid.shape)
-
-
-__all__ = ["DeletionCurves", "deletion_test", "rank_squares", "taken"]
+__all__ = ["DeletionCurves", "deletion_test", "without"]

@@ -10,6 +10,7 @@ it in `benchmarks/results/deletion_test.md`.
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -110,11 +111,10 @@ def explain(detector: Detector, image: Any) -> Explanation:
     Raises:
         UnreadableImage: the image can't be read or is out of the detector's limits.
         ValueError: the detector has no CLIP vision encoder, another backend or preprocessing of unknown geometry.
+        FloatingPointError: the network's answer is not finite.
     """
-    margins, transform = detector.margins, detector.preparer.transform
-    if not isinstance(margins, TorchMargins):
-        raise ValueError("an explanation needs the torch backend: other backends give the score alone")
-    tower = vision_tower(margins.model)
+    margins, transform = explainable(detector), detector.preparer.transform
+    patch_size = vision_tower(margins.model).embeddings.patch_size
     if not isinstance(transform, FusedTransform):
         raise ValueError("this image processor does more than resize and crop: its map can't be laid on the image")
     picture = load_rgb(image, detector.preparer.limits)
@@ -122,12 +122,12 @@ def explain(detector: Detector, image: Any) -> Explanation:
     autocast = nullcontext() if margins.dtype is None else torch.autocast(margins.device.type, dtype=margins.dtype)
     with autocast:
         margin, grid, image_embeds = patch_evidence(margins.model, pixel_values[None].to(margins.device))
+    if not margin.isfinite().all():
+        raise FloatingPointError("the network's answer is not finite")
     p_fake = detector.probability(float(margin[0]))
     label = "fake" if p_fake > detector.threshold else "real"
     evidence = grid[0].cpu().numpy()
-    heatmap, box = lay_on_image(
-        evidence, tower.embeddings.patch_size, pixel_values.shape[-2:], transform, picture.size
-    )
+    heatmap, box = lay_on_image(evidence, patch_size, pixel_values.shape[-2:], transform, picture.size)
     return Explanation(
         p_fake=p_fake,
         label=label,
@@ -137,13 +137,26 @@ def explain(detector: Detector, image: Any) -> Explanation:
         patch_evidence=evidence,
         box=box,
         pixel_values=pixel_values,
-        patch_size=tower.embeddings.patch_size,
+        patch_size=patch_size,
         image_embeds=image_embeds[0].cpu(),
     )
 
 
+def explainable(detector: Detector) -> TorchMargins:
+    """
+    What explains a detector: its model in PyTorch.
+
+    Raises:
+        ValueError: it has none, or one without a CLIP vision encoder.
+    """
+    if not isinstance(detector.margins, TorchMargins):
+        raise ValueError("this needs the torch backend: the others give the score alone")
+    vision_tower(detector.margins.model)
+    return detector.margins
+
+
 def lay_on_image(
-    grid: np.ndarray, patch_size: int, taken: tuple[int, int], transform: FusedTransform, size: tuple[int, int]
+    grid: np.ndarray, patch_size: int, taken: Sequence[int], transform: FusedTransform, size: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """
     Undo the geometry of preprocessing: each pixel of the image gets the number of the square that its centre fell in.
@@ -153,7 +166,7 @@ def lay_on_image(
             A number for each square of `patch_size` pixels.
         patch_size (`int`):
             Pixels of a square's edge.
-        taken (`tuple[int, int]`):
+        taken (`Sequence[int]`):
             Height and width of `pixel_values`.
         transform ([`FusedTransform`]):
             What made them: a resize, a crop at the centre, or both.
@@ -182,4 +195,4 @@ def places_of(length: int, resized: int, cropped: int) -> np.ndarray:
     return np.where((places >= 0) & (places < cropped), places, -1)
 
 
-__all__ = ["Explanation", "explain", "lay_on_image", "places_of"]
+__all__ = ["Explanation", "explain", "explainable", "lay_on_image", "places_of"]

@@ -9,6 +9,7 @@ FAKE, REAL = np.array([213.0, 94.0, 0.0]), np.array([86.0, 180.0, 233.0])
 SMALLEST, LARGEST = 384, 2048  # pixels on the longer edge of a drawn image
 OUTLINED = 0.9  # quantile of the map above which a patch is outlined, if it speaks for fake
 STRONGEST = 0.8  # opacity
+SATURATED = 0.98  # quantile of the map, without its sign, from which on colours are the strongest
 TEXT_SIZE, MARGIN = 14, 6
 
 
@@ -35,7 +36,7 @@ def draw_overlay(image: Image.Image, heatmap: np.ndarray, title: str) -> Image.I
         raise ValueError(f"the map is of {width} x {height} pixels, the image of {image.width} x {image.height}")
     longer = max(image.size)
     zoom = max(1, SMALLEST // longer) if longer <= LARGEST else LARGEST / longer
-    size = tuple(max(1, round(edge * zoom)) for edge in image.size)
+    size = (max(1, round(image.width * zoom)), max(1, round(image.height * zoom)))
     image = image.resize(size, Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX)
     heatmap = np.asarray(Image.fromarray(heatmap).resize(size, Image.Resampling.NEAREST))
     limit = strongest(heatmap)
@@ -44,19 +45,21 @@ def draw_overlay(image: Image.Image, heatmap: np.ndarray, title: str) -> Image.I
 
 
 def strongest(heatmap: np.ndarray) -> float:
-    """`float`: The largest number of a map without its sign, the end of the scale of colours."""
-    return float(np.nanmax(np.abs(heatmap), initial=0.0, where=np.isfinite(heatmap)))
+    """`float`: The end of the scale of colours; few patches beyond it would make all others pale."""
+    seen = np.abs(heatmap[np.isfinite(heatmap)])
+    return float(np.quantile(seen, SATURATED) or seen.max())
 
 
 def _colour(gray: np.ndarray, heatmap: np.ndarray, limit: float) -> np.ndarray:
     """(H, W) gray levels and evidence to (H, W, 3) levels."""
+    gray = 64 + gray * 0.625  # black outlines stand out, colours show on black and on white
     seen = np.isfinite(heatmap)
     evidence = np.where(seen, heatmap, 0.0) / (limit or 1.0)
-    opacity = STRONGEST * np.abs(evidence)[..., None]
+    opacity = STRONGEST * np.abs(evidence).clip(max=1)[..., None]
     colour = np.where(evidence[..., None] > 0, FAKE, REAL)
     levels = (1 - opacity) * gray[..., None] + opacity * colour
     rows, columns = np.indices(gray.shape)
-    hatched = np.where((rows + columns) % 8 == 0, 128.0, 200 + gray * 55 / 255)
+    hatched = np.where((rows + columns) % 8 == 0, 128.0, 180 + gray / 4)
     levels = np.where(seen[..., None], levels, hatched[..., None])
     hot = seen & (evidence > 0)
     if hot.any():
@@ -77,7 +80,7 @@ def _rim(region: np.ndarray, thickness: int) -> np.ndarray:
 def _with_legend(picture: Image.Image, title: str, limit: float) -> Image.Image:
     font = ImageFont.load_default(TEXT_SIZE)
     lines = [title, "outlined: strongest tenth, for fake", "hatched: not looked at", CAPTION]
-    ends = ("real", f"fake   ±{limit:.2g} log-odds a patch")
+    ends = ("real", f"fake   ±{limit:.2g} log-odds a patch, or more")
     line = TEXT_SIZE + MARGIN
     texts = max(font.getlength(text) for text in lines)
     bar = (MARGIN + round(font.getlength(ends[0])) + MARGIN, 120)  # left edge, width
