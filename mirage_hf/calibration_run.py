@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from .benchmark_files import write_atomically
 from .calibration import Calibration, sigmoid
 from .calibration_fit import fit_calibration
 from .data import load_detection_dataset
 from .detector_loading import load_detector
 from .evaluation_run import DTYPES
+from .files import write_atomically
 from .prediction import predict_scores
 from .weighted_metrics import weighted_metrics
 
@@ -79,7 +79,10 @@ class CalibrationReport:
         folder (`str`):
             The calibrated checkpoint.
         ece (`tuple[float, float]`):
-            Expected calibration error before and after, the classes weighted as `calibration.prior` says.
+            Expected calibration error before and after, the classes weighted as `calibration.prior` says. It is never
+            0 by chance, and of a few hundred images a few percent are nothing to worry about.
+        log_loss (`tuple[float, float]`):
+            Mean of -log of the probability of the true class, weighted alike; 0.69 is a coin's with equal classes.
         unsure (`tuple[float, float]`):
             Share of the real and of the fake images with the verdict "unsure".
         relabelled (`int`):
@@ -91,6 +94,7 @@ class CalibrationReport:
     calibration: Calibration
     folder: str
     ece: tuple[float, float]
+    log_loss: tuple[float, float]
     unsure: tuple[float, float]
     relabelled: int
     unreadable: list[dict[str, Any]]
@@ -102,6 +106,7 @@ class CalibrationReport:
             "calibration": self.calibration.to_dict(),
             "raw_threshold": self.calibration.raw_threshold,
             "expected_calibration_error": {"before": self.ece[0], "after": self.ece[1]},
+            "log_loss": {"before": self.log_loss[0], "after": self.log_loss[1]},
             "unsure": {"real": self.unsure[0], "fake": self.unsure[1]},
             "relabelled": self.relabelled,
             "unreadable": self.unreadable,
@@ -113,6 +118,7 @@ class CalibrationReport:
         lines = [
             f"{found.n_real} real and {found.n_fake} fake images: {found.data}",
             f"temperature {found.temperature:.4g}, bias {found.bias:.4g}, for {found.prior:.0%} fakes",
+            f"log loss {self.log_loss[0]:.3f} before, {self.log_loss[1]:.3f} after; "
             f"expected calibration error {100 * self.ece[0]:.1f}% before, {100 * self.ece[1]:.1f}% after",
             f"fake above {found.threshold:.4f} ({found.raw_threshold:.4f} without calibration)",
             f"unsure from {found.unsure_low:.4f} to {found.unsure_high:.4f}: "
@@ -186,9 +192,10 @@ def run_calibration(args: CalibrationArguments) -> CalibrationReport:
     return CalibrationReport(
         calibration=calibration,
         folder=str(folder),
-        ece=(
-            weighted_error(sigmoid(found.margins), found.labels, args.prior),
-            weighted_error(p_fake, found.labels, args.prior),
+        ece=(weighted_error(sigmoid(found.margins), fake, args.prior), weighted_error(p_fake, fake, args.prior)),
+        log_loss=(
+            weighted_log_loss(found.margins, fake, args.prior),
+            weighted_log_loss(found.margins / calibration.temperature + calibration.bias, fake, args.prior),
         ),
         unsure=(float(unsure[~fake].mean()), float(unsure[fake].mean())),
         relabelled=relabelled,
@@ -244,10 +251,19 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
     _write_config(folder, config)
 
 
-def weighted_error(p_fake: np.ndarray, labels: np.ndarray, prior: float) -> float:
+def weighted_error(p_fake: np.ndarray, fake: np.ndarray, prior: float) -> float:
     """Expected calibration error of `(N,)` probabilities, the classes weighted to shares `prior` and 1 - `prior`."""
-    weights = np.where(labels == 1, prior / np.mean(labels == 1), (1 - prior) / np.mean(labels == 0))
-    return float(weighted_metrics(p_fake, labels, weights[None])["expected_calibration_error"][0])
+    weights = _weights(fake, prior)[None]  # (1, N)
+    return float(weighted_metrics(p_fake, fake.astype(int), weights)["expected_calibration_error"][0])
+
+
+def weighted_log_loss(log_odds: np.ndarray, fake: np.ndarray, prior: float) -> float:
+    """Mean of -log of the true class's probability, `(N,)` log-odds of fake, weighted alike; in nats."""
+    return float(_weights(fake, prior) @ np.logaddexp(0, np.where(fake, -log_odds, log_odds)) / len(fake))
+
+
+def _weights(fake: np.ndarray, prior: float) -> np.ndarray:
+    return np.where(fake, prior / fake.mean(), (1 - prior) / (~fake).mean())
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -258,4 +274,4 @@ def _with_interval(share: float, interval: Sequence[float]) -> str:
     return f"{share:.1%} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
 
 
-__all__ = ["CalibrationArguments", "CalibrationReport", "run_calibration", "weighted_error", "write_calibration"]
+__all__ = ["CalibrationArguments", "CalibrationReport", "run_calibration", "write_calibration"]
