@@ -7,44 +7,34 @@ sets. Size and shape are checked in the header, before any pixel is decoded.
 import hashlib
 import io
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from .image_formats import (
+    DEFAULT_LIMITS,
+    ImageLimits,
+    check_header,
+    check_size,
+    count_frames,
+    header_orientation,
+    identify,
+    is_unsupported,
+    open_image,
+    orientation_of,
+    pillow_switches,
+)
+from .image_pixels import array_to_image, detached, highest_level, to_rgb, turn_upright
 from .reading import ImageStatus, UnreadableImage, describe_value, one_line, open_value
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """
-    What a picture may be like at most, and at least.
-
-    Args:
-        max_megapixels (`float`, *optional*, defaults to 89.478485):
-            Width times height in millions. The default is Pillow's threshold for suspecting a decompression bomb.
-        max_aspect_ratio (`float`, *optional*, defaults to 20):
-            Longer side over shorter side. A picture of 1 x 30,000 pixels costs 6 GB when its short side is resized to
-            224.
-        min_side (`int`, *optional*, defaults to 1):
-            Pixels of the shorter side.
-        max_bytes (`int`, *optional*, defaults to `1 << 30`):
-            Size of the encoded picture.
-    """
-
-    max_megapixels: float = 89.478485
-    max_aspect_ratio: float = 20
-    min_side: int = 1
-    max_bytes: int = 1 << 30
-
-
 # For verdicts: a detector has nothing to go by on a smaller picture.
 SCORING_LIMITS = ImageLimits(min_side=16)
-_DEFAULT_LIMITS = ImageLimits()
 
 
 @dataclass(frozen=True)
@@ -80,25 +70,38 @@ def read_image(source: Any, limits: ImageLimits = SCORING_LIMITS, sha256: bool =
     Read a picture and what is worth knowing about it. It never raises.
 
     Args:
-        source (`str`, `Path`, `bytes`, binary file, `PIL.Image.Image`, `np.ndarray` or `dict`):
-            What to read; a path may be `zip://<member>::<archive>`.
+        source (`str`, `os.PathLike`, `bytes`, binary file, `PIL.Image.Image`, `np.ndarray` or `dict`):
+            A path, which may be `zip://<member>::<archive>`; an encoded picture (also `bytearray` or `memoryview`); an
+            open file, read from where it stands and left open; a picture; an array as for [`array_to_image`]; a dict
+            with `bytes` or `path`.
         limits ([`ImageLimits`], *optional*, defaults to `SCORING_LIMITS`):
             Pictures outside get the status `TOO_LARGE`, `TOO_ELONGATED` or `TOO_SMALL`.
         sha256 (`bool`, *optional*, defaults to `False`):
-            Whether to hash the encoded bytes.
+            Whether to hash the encoded bytes; a `PIL.Image.Image` and an array have none.
 
     Returns:
         [`ImageReading`]
-    """
+
+    Example:
+
+    ```python
+    >>> from mirage_hf.image_io import read_image
+
+    >>> reading = read_image(b"<html>404</html>")
+    >>> reading.status, reading.error
+    (<ImageStatus.UNSUPPORTED: 'unsupported'>, 'not an image: looks like HTML')
+    ```"""
     facts: dict[str, Any] = {}
     try:
         image = _read(source, limits, sha256, facts)
     except UnreadableImage as error:
         return ImageReading(error.status, str(error), **facts)
+    except Exception as error:  # a mapping or a path of somebody's own class may raise anything
+        return ImageReading(ImageStatus.ERROR, one_line(error), **facts)
     return ImageReading(ImageStatus.OK, image=image, **facts)
 
 
-def load_rgb(value: Any, limits: ImageLimits = _DEFAULT_LIMITS) -> Image.Image:
+def load_rgb(value: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """
     Decode an image value, or say why not.
 
@@ -106,21 +109,21 @@ def load_rgb(value: Any, limits: ImageLimits = _DEFAULT_LIMITS) -> Image.Image:
     conversion clips it); the first frame of an animation is taken; colour profiles are not applied.
 
     Args:
-        value (`dict`, `PIL.Image.Image`, `bytes`, `str` or `Path`):
+        value (`str`, `os.PathLike`, `bytes`, binary file, `PIL.Image.Image`, `np.ndarray` or `dict`):
             See [`read_image`].
         limits ([`ImageLimits`], *optional*):
             Of encoded pictures; a `PIL.Image.Image` is converted whatever its size. By default any shorter side will
             do.
 
     Returns:
-        `PIL.Image.Image`: mode RGB, fully decoded.
+        `PIL.Image.Image`: mode RGB, fully decoded, with pixels of its own.
 
     Raises:
         UnreadableImage: missing or not a regular file, not an image, truncated, of a mode without a defined range
             (floats), or outside the limits.
     """
     if isinstance(value, Image.Image):
-        return guarded(lambda: _to_rgb(value))
+        return guarded(lambda: _convert(value, {}))
     return _read(value, limits, False, {})
 
 
@@ -176,79 +179,70 @@ def find_problem(value: Any, mode: str) -> str | None:
 def guarded(decode: Callable[[], Any]) -> Any:
     """What `decode` gives; whatever it raises on damaged bytes becomes an [`UnreadableImage`]."""
     try:
-        return decode()
+        with pillow_switches():
+            return decode()
     except UnreadableImage:
         raise
-    except Image.UnidentifiedImageError as error:
-        raise UnreadableImage("not an image", ImageStatus.UNSUPPORTED) from error
+    except MemoryError as error:
+        raise UnreadableImage("not enough memory", ImageStatus.ERROR) from error
+    # The warning is an error where the process makes errors of warnings.
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImage(one_line(error), ImageStatus.TOO_LARGE) from error
     # Fed with damaged bytes, Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError, ...
     except Exception as error:
-        raise UnreadableImage(one_line(error), ImageStatus.CORRUPT) from error
-
-
-def open_image(file: BinaryIO, limits: ImageLimits = _DEFAULT_LIMITS) -> Image.Image:
-    """Read an image's header and check its size; no pixel is decoded. Damaged bytes may raise anything."""
-    file.seek(0, io.SEEK_END)
-    if file.tell() == 0:
-        raise UnreadableImage("empty file", ImageStatus.UNSUPPORTED)
-    file.seek(0)
-    image = Image.open(file)
-    _check_size(image.size, limits)
-    return image
-
-
-def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size
-    if width * height > limits.max_megapixels * 1e6:
-        raise UnreadableImage(
-            f"{width}x{height} is more than {limits.max_megapixels * 1e6:.0f} pixels", ImageStatus.TOO_LARGE
-        )
-    if max(width, height) > limits.max_aspect_ratio * min(width, height):
-        reason = f"{width}x{height} is more elongated than {limits.max_aspect_ratio:g}:1"
-        raise UnreadableImage(reason, ImageStatus.TOO_ELONGATED)
-    if min(width, height) < limits.min_side:
-        raise UnreadableImage(
-            f"{width}x{height} is smaller than {limits.min_side} pixels on a side", ImageStatus.TOO_SMALL
-        )
+        if is_unsupported(error):
+            raise UnreadableImage(one_line(error), ImageStatus.UNSUPPORTED) from error
+        raise UnreadableImage(f"damaged: {one_line(error)}", ImageStatus.CORRUPT) from error
 
 
 def _read(source: Any, limits: ImageLimits, sha256: bool, facts: dict[str, Any]) -> Image.Image:
     if isinstance(source, np.ndarray):
-        source = guarded(lambda: Image.fromarray(source))
+        source = array_to_image(source)
     if isinstance(source, Image.Image):
-        return guarded(lambda: _describe_and_convert(source, limits, facts))
-    with open_value(source) as file:
+        check_size(source.size, limits)
+        return guarded(lambda: _convert(source, facts))
+    with open_value(source, limits.max_bytes) as file:
+        before = _state(file)
         if sha256:
-            facts["sha256"] = hashlib.sha256(file.read()).hexdigest()
-        return guarded(lambda: _describe_and_convert(open_image(file, limits), limits, facts))
+            facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        image = guarded(lambda: _decode(file, limits, facts))
+        if sha256 and _state(file) != before:
+            raise UnreadableImage("the file changed while it was read", ImageStatus.ERROR)
+        return image
 
 
-def _describe_and_convert(image: Image.Image, limits: ImageLimits, facts: dict[str, Any]) -> Image.Image:
-    facts["width"], facts["height"] = image.size
-    facts["format"] = image.format
-    facts["n_frames"] = getattr(image, "n_frames", 1)
-    facts["had_alpha"] = image.has_transparency_data
-    _check_size(image.size, limits)
-    image = _to_rgb(image)
-    facts["width"], facts["height"] = image.size
-    return image
+def _state(file: BinaryIO) -> tuple[int, int] | None:
+    if isinstance(file, io.BytesIO):
+        return None
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _decode(file: BinaryIO, limits: ImageLimits, facts: dict[str, Any]) -> Image.Image:
+    opened = identify(file)
+    facts["format"] = opened.format
+    facts["width"], facts["height"] = opened.size[::-1] if header_orientation(opened) > 4 else opened.size
+    check_header(opened, limits)
+    opened.load()
+    image, orientation, highest = detached(opened), orientation_of(opened), highest_level(opened)
+    facts["n_frames"] = count_frames(opened, file)
+    del opened  # a decoder may hold more memory than the picture
+    return _upright_rgb(image, orientation, highest, facts)
+
+
+def _convert(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
+    """RGB pixels of a picture that belongs to the caller, whose own pixels stay as they are."""
     image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise UnreadableImage("float pixels have no defined range", ImageStatus.UNSUPPORTED)
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise UnreadableImage("integer pixels outside 0..65535", ImageStatus.UNSUPPORTED)
-        image = Image.fromarray(np.rint(levels / 257).astype(np.uint8))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    facts["format"], facts["n_frames"] = image.format, getattr(image, "n_frames", 1)
+    orientation, highest = orientation_of(image), highest_level(image)
+    return _upright_rgb(image.copy(), orientation, highest, facts)
+
+
+def _upright_rgb(image: Image.Image, orientation: int, highest: int, facts: dict[str, Any]) -> Image.Image:
+    facts["had_alpha"] = image.has_transparency_data
+    image = turn_upright(image, orientation)
+    facts["width"], facts["height"] = image.size
+    return to_rgb(image, highest)
 
 
 def _ends_as_it_should(file: BinaryIO, image_format: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""Reading images that may be damaged, hostile or inside a zip: RGB pictures out, one-line reasons otherwise.
+"""Opening what holds an encoded image: a path, a member of a zip, bytes or an open file.
 
 A *source* is a path, or `zip://<member>::<archive>` as in fsspec. fsspec parses the whole table of contents of an
 archive each time it opens a member (about one second with 100,000 members), so archives are opened here once for each
@@ -8,20 +8,22 @@ process and their table is kept.
 import errno
 import io
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 IMAGE_EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .webp .tif .tiff .gif .avif .jp2 .j2k .jpx .ppm .pgm .pnm".split()
 )
 
-# No encoded picture under MAX_PIXELS comes near this size; a zip bomb does.
-MAX_MEMBER_BYTES = 1 << 30
+# No encoded picture that a detector can use comes near this size; a zip bomb does.
+MAX_BYTES = 1 << 30
+# Letters of a message: Pillow quotes the bytes that it stumbles over.
+MAX_MESSAGE = 200
 
 
 class ImageStatus(StrEnum):
@@ -67,9 +69,9 @@ def describe_value(value: Any) -> str:
     """A short name for an image value, for messages."""
     if isinstance(value, Mapping):
         value = value.get("path") or value.get("bytes")
-    if isinstance(value, (bytes, bytearray)):
+    if isinstance(value, (bytes, bytearray, memoryview)):
         return f"<{len(value)} bytes>"
-    return str(value)
+    return os.fsdecode(value) if isinstance(value, (str, os.PathLike)) else f"<{type(value).__name__}>"
 
 
 def member_source(archive: str, member: str) -> str:
@@ -77,25 +79,77 @@ def member_source(archive: str, member: str) -> str:
     return f"zip://{member}::{archive}"
 
 
-def open_value(value: Any) -> BinaryIO:
-    """Open what an `image` column holds (a dict, bytes or a path) as a seekable binary file."""
+def open_value(value: Any, max_bytes: int = MAX_BYTES) -> BinaryIO:
+    """
+    Open an encoded image as a seekable binary file.
+
+    Args:
+        value (`str`, `os.PathLike`, `bytes`, `bytearray`, `memoryview`, binary file or `dict`):
+            A path; the encoded image; a file, which is read from where it stands and stays open; or what an `image`
+            column holds, a dict with `bytes` or `path`.
+        max_bytes (`int`, *optional*, defaults to `1 << 30`):
+            Nothing larger is opened or unpacked.
+
+    Raises:
+        UnreadableImage: missing, not a regular file, larger than `max_bytes`, or nothing that could hold an image.
+    """
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if isinstance(value, (bytes, bytearray)):
-        return io.BytesIO(value)
-    if not isinstance(value, (str, Path)):
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        data = value if isinstance(value, bytes) else bytes(value)
+        _check_bytes(len(data), max_bytes)
+        return io.BytesIO(data)
+    if isinstance(value, _Readable):
+        return _read_stream(value, max_bytes)
+    if not isinstance(value, (str, os.PathLike)):
         raise UnreadableImage(f"holds no image but {type(value).__name__}", ImageStatus.UNSUPPORTED)
-    source = str(value)
+    source = os.fsdecode(value)
     if source.startswith("zip://"):
         member, _, archive = source.removeprefix("zip://").rpartition("::")
-        return io.BytesIO(_read_member(archive, member))
+        return io.BytesIO(_read_member(archive, member, max_bytes))
     try:
-        # Opening a named pipe would wait for ever.
-        if not stat.S_ISREG(os.stat(source).st_mode):
-            raise UnreadableImage("not a regular file", ImageStatus.NOT_A_FILE)
+        _check_bytes(_regular_size(source), max_bytes)
         return open(source, "rb")
     except OSError as error:
         raise UnreadableImage(error.strerror or type(error).__name__, status_of(error)) from error
+    except ValueError as error:
+        if isinstance(error, UnreadableImage):
+            raise
+        raise UnreadableImage("not a possible file name", ImageStatus.NOT_FOUND) from error
+
+
+@runtime_checkable
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def _read_stream(stream: _Readable, max_bytes: int) -> BinaryIO:
+    try:
+        # A pipe or a socket gives less than it is asked for.
+        parts, size = [], 0
+        while size <= max_bytes and (part := stream.read(min(1 << 20, max_bytes + 1 - size))):
+            parts.append(part)
+            size += len(part)
+        data = b"".join(parts)
+    except Exception as error:  # a file object may be of any kind
+        raise UnreadableImage(f"cannot be read as a binary file: {one_line(error)}") from error
+    _check_bytes(len(data), max_bytes)
+    return io.BytesIO(data)
+
+
+def _regular_size(path: str) -> int:
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise UnreadableImage("a directory", ImageStatus.NOT_A_FILE)
+    # Opening a named pipe would wait for ever.
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage("not a regular file", ImageStatus.NOT_A_FILE)
+    return status.st_size
+
+
+def _check_bytes(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise UnreadableImage(f"{size} bytes are more than {max_bytes}", ImageStatus.TOO_LARGE)
 
 
 def open_archive(path: str) -> zipfile.ZipFile:
@@ -109,9 +163,14 @@ def open_archive(path: str) -> zipfile.ZipFile:
         raise UnreadableImage("a split archive: join its parts with `zip -s 0 <this.zip> --out <joined.zip>`")
     try:
         status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImage("not a readable zip archive: not a regular file", ImageStatus.NOT_A_FILE)
         return _open_archive(path, status.st_mtime_ns, status.st_size)
+    except UnreadableImage:
+        raise
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise UnreadableImage(f"not a readable zip archive: {one_line(error)}") from error
+        kind = status_of(error) if isinstance(error, OSError) else ImageStatus.CORRUPT
+        raise UnreadableImage(f"not a readable zip archive: {one_line(error)}", kind) from error
 
 
 @lru_cache(maxsize=64)
@@ -163,17 +222,22 @@ class _ReopenedAfterFork(io.RawIOBase):
         super().close()
 
 
-def _read_member(archive: str, member: str) -> bytes:
+def _read_member(archive: str, member: str, max_bytes: int) -> bytes:
     try:
         opened = open_archive(archive)
         info = opened.getinfo(member)
-        if info.file_size > MAX_MEMBER_BYTES:
-            raise UnreadableImage(f"unpacks to {info.file_size} bytes")
+        if info.file_size > max_bytes:
+            raise UnreadableImage(f"unpacks to {info.file_size} bytes", ImageStatus.TOO_LARGE)
         return opened.read(info)
     except UnreadableImage:
         raise
     except Exception as error:  # every compression method raises errors of its own
-        raise UnreadableImage(f"cannot be unpacked: {one_line(error)}") from error
+        if isinstance(error, KeyError):
+            status = ImageStatus.NOT_FOUND
+        # An encrypted member is a RuntimeError, an unknown method a NotImplementedError, which is one too.
+        else:
+            status = ImageStatus.UNSUPPORTED if isinstance(error, RuntimeError) else ImageStatus.CORRUPT
+        raise UnreadableImage(f"cannot be unpacked: {one_line(error)}", status) from error
 
 
 def status_of(error: OSError) -> ImageStatus:
@@ -183,6 +247,8 @@ def status_of(error: OSError) -> ImageStatus:
     return ImageStatus.PERMISSION if isinstance(error, PermissionError) else ImageStatus.ERROR
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error on one line; the name of its class where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException) -> str:
+    """The message of an error on one short line, without addresses; the name of its class where it has none."""
+    text = re.sub(r"<([\w.]+)[^<>]* at 0x[0-9a-fA-F]+>", r"<\1>", str(error))
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(text.split())[:MAX_MESSAGE] or type(error).__name__

@@ -176,7 +176,7 @@ class TestReadMetadata:
             "holds no image but NoneType": {"bytes": None, "path": None},
             "cannot be unpacked|not a readable zip": f"zip://a.jpg::{tmp_path / 'none.zip'}",
             "more elongated than 20:1": encoded(Image.new("L", (1, 300)), "PNG"),
-            "pixels|decompression bomb|not an image": bomb,
+            "bad header checksum": bomb,
         }
         for reason, value in cases.items():
             with pytest.raises(UnreadableImage, match=reason):
