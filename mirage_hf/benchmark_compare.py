@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .benchmark_files import SetScores, join_sets, load_scores, write_atomically
+from .benchmark_files import SetScores, join_sets, load_scores
 from .benchmark_metrics import METRICS
 from .benchmark_output import sample_embeddings
 from .benchmark_report import validate_results
+from .files import write_atomically
 from .intervals import ScoredSet, bootstrap_differences
 from .pictures import embedding_map, figure_svg, roc_curves, variation_against_accuracy
 

@@ -8,7 +8,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .files import write_atomically
 
 DECIMALS = 8  # of stored probabilities; what is computed, is computed from these
 
@@ -43,17 +44,6 @@ class SetScores:
     scores: np.ndarray
     skipped: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    if isinstance(content, bytes):
-        temporary.write_bytes(content)
-    else:
-        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)
 
 
 class BenchmarkFolder:
@@ -159,4 +149,4 @@ def file_name(name: str) -> str:
     return f"{plain.lstrip('.')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
-__all__ = ["BenchmarkFolder", "SetScores", "join_sets", "load_scores", "write_atomically"]
+__all__ = ["BenchmarkFolder", "SetScores", "join_sets", "load_scores"]

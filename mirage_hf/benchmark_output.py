@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .benchmark_files import SetScores, join_sets, load_scores, write_atomically
+from .benchmark_files import SetScores, join_sets, load_scores
 from .benchmark_html import to_html
 from .benchmark_report import to_csv, to_latex, to_markdown, validate_results
+from .files import write_atomically
 from .pictures import (
     degradation_curves,
     embedding_map,

@@ -1,5 +1,6 @@
-"""What the scripts share: messages and progress on stderr, the latter for a terminal only."""
+"""What the scripts share: messages and progress on stderr, the latter for a terminal only; shards."""
 
+import argparse
 import logging
 import sys
 
@@ -13,4 +14,17 @@ def setup_console() -> None:
         transformers_logging.disable_progress_bar()
 
 
-__all__ = ["setup_console"]
+def parse_shard(text: str) -> tuple[int, int]:
+    """
+    `"1/4"` to `(1, 4)`: every fourth run from the second on.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no such pair.
+    """
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with 0 <= i < n")
+    return int(index), int(count)
+
+
+__all__ = ["parse_shard", "setup_console"]

@@ -16,10 +16,9 @@ def describe_detector(name: str, revision: str | None = None, fake_label: str | 
             As in [`load_detector`].
 
     Returns:
-        `dict`, as JSON can hold it: `model`, `revision`, `type`, `method`, `parameters` (of the network that scores, the
-        text encoder being dropped), `base_model`, `prompts`, `texts`,
-        `classes`, `preprocessing`, `threshold` (not calibrated), `calibration`, `versions`. `None` where the
-        checkpoint has no such thing.
+        `dict`, as JSON can hold it: `model`, `revision`, `type`, `method`, `parameters` (of the network that scores,
+        the text encoder being dropped), `base_model`, `prompts`, `texts`, `classes`, `preprocessing`, `threshold` (not
+        calibrated), `calibration`, `versions`. `None` where the checkpoint has no such thing.
 
     Raises:
         OSError, ValueError: as [`load_detector`]; or the calibration can't be used.

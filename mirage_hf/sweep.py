@@ -28,8 +28,9 @@ import torch
 import yaml
 
 from .detector_loading import load_detector
+from .files import write_atomically
 from .run_args import DataArguments, ModelArguments, parse_run_args
-from .sweep_files import read_run, run_folder, write_text
+from .sweep_files import read_run, run_folder
 from .sweep_grid import Grid, Setting
 from .sweep_identity import differences, identify
 from .sweep_measures import cpu_seconds, describe_environment, peak_memory_mib, reset_peak_memory
@@ -72,7 +73,7 @@ def run_sweep(grid: Grid, runs: list[tuple[Setting, int]], runs_dir: str | Path,
         folder.mkdir(parents=True)
         try:
             facts = do_run(grid, setting, seed, folder)
-            write_text(folder / "run.json", json.dumps(facts | {"identity": identity}, indent=1) + "\n")
+            write_atomically(folder / "run.json", json.dumps(facts | {"identity": identity}, indent=1) + "\n")
         except Exception as error:  # whatever it is, the others go on
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")

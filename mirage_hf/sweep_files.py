@@ -1,7 +1,6 @@
 """Where a sweep keeps its runs. `run.json` is written last: its presence means that the run is finished."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,4 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file completely or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-
-
-__all__ = ["read_run", "run_folder", "write_text"]
+__all__ = ["read_run", "run_folder"]

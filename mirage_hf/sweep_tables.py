@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from .benchmark_metrics import METRICS
+from .files import write_atomically
 from .sweep_figures import draw_figures
-from .sweep_files import read_run, run_folder, write_text
+from .sweep_files import read_run, run_folder
 from .sweep_grid import Grid, Setting
 from .sweep_markdown import render_csv, render_markdown
 from .sweep_statistics import bootstrap_settings, paired_interval, read_scores, student_interval
@@ -34,10 +35,10 @@ def write_tables(grid: Grid, runs_dir: str | Path, output_dir: str | Path, repli
     """
     output_dir = Path(output_dir)
     results = build_results(grid, Path(runs_dir), replicates)
-    write_text(output_dir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    write_text(output_dir / "table.csv", render_csv(results))
+    write_atomically(output_dir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(output_dir / "table.csv", render_csv(results))
     figures = draw_figures(results, output_dir)
-    write_text(output_dir / "table.md", render_markdown(results, figures))
+    write_atomically(output_dir / "table.md", render_markdown(results, figures))
     return output_dir / "table.md"
 
 

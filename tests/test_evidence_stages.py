@@ -20,6 +20,7 @@ from benchmarks.minibench.evidence import residuals, stages, storage, tables
 from benchmarks.minibench.evidence.grid import read_grid
 from benchmarks.minibench.evidence.images import FlipAndAugment, TrainingCrops, draw_schedule, read_split
 from mirage_hf.augmentations import AugmentationConfig
+from mirage_hf.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 BACKBONE = ROOT / "benchmarks" / "minibench" / "tiny-clip"
@@ -332,7 +333,7 @@ def test_sweeps_hold_finished_runs_of_this_grid_beside_their_base(bench, tmp_pat
         validation = dict.fromkeys(("selection", "auc_photo"), 0.5 + 0.1 * seed)
         record = {"setting": setting.name, "seed": seed, "identity": identity, "validation": validation}
         path = stages.run_folder(tmp_path, setting, seed) / "run.json"
-        storage.write_text(path, json.dumps(record | {"training_cpu_seconds": 1.0}))
+        write_atomically(path, json.dumps(record | {"training_cpu_seconds": 1.0}))
     stages.gather_sweeps(grid, bench, BACKBONE, tmp_path, tmp_path)
     runs = json.loads((tmp_path / "sweeps.json").read_text(encoding="utf-8"))
     rows = tables.summarise_sweeps(grid, runs)

@@ -20,13 +20,7 @@ from pathlib import Path
 # This folder must not come first on the path: its evaluate.py would hide the library of that name.
 sys.path = [path for path in sys.path if path != str(Path(__file__).resolve().parent)]
 
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`"1/4"` to `(1, 4)`: every fourth run from the second on."""
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with 0 <= i < n")
-    return int(index), int(count)
+from mirage_hf.console import parse_shard, setup_console
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
     output_dir = options.output_dir or Path("outputs") / "sweeps" / Path(options.grid).stem
     runs_dir = options.runs_dir or output_dir / "runs"
     try:
-        from mirage_hf.console import setup_console
         from mirage_hf.sweep_files import read_run, run_folder
         from mirage_hf.sweep_grid import parse_flags, read_grid
 

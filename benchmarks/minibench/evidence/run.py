@@ -17,16 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))  # from a checkout
 
+from mirage_hf.console import parse_shard
+
 MINIBENCH = ROOT / "benchmarks" / "minibench"
 RESULTS = ROOT / "benchmarks" / "results" / "minibench"
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """`"1/4"` to `(1, 4)`: every fourth run from the second on."""
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with 0 <= i < n")
-    return int(index), int(count)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from benchmarks.measuring import environment
 from mirage_hf.augmentations import AugmentationConfig
+from mirage_hf.files import write_atomically
 
 from . import storage
 from .clip_detectors import BackboneDetector, ClipClassifier, LinearProbe, make_prompted, measure_representation
@@ -111,7 +112,7 @@ def train(grid: Grid, runs: list[tuple[Setting, int]], data: Path, backbone: Pat
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.contiguous() for name, value in detector.state().items()}
         save_file(state, folder / "weights.safetensors")
-        storage.write_text(folder / "run.json", json.dumps(record) + "\n")
+        write_atomically(folder / "run.json", json.dumps(record) + "\n")
         logger.info(
             "%s seed %d: %.0f s, validation AUC %.3f against photographs, %.3f against controls",
             *(setting.name, seed, seconds),
@@ -191,4 +192,4 @@ def gather_sweeps(grid: Grid, data: Path, backbone: Path, work: Path, results: P
                 {key: run[key] for key in ("setting", "seed", "identity", "training_cpu_seconds", "validation")}
             )
     logger.info("%d of %d runs are finished", len(found), len(chosen))
-    storage.write_text(results / "sweeps.json", json.dumps(found, indent=1) + "\n")
+    write_atomically(results / "sweeps.json", json.dumps(found, indent=1) + "\n")

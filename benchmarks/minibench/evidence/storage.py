@@ -11,12 +11,13 @@ import gzip
 import hashlib
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mirage_hf.files import write_atomically
 
 from .images import Split
 
@@ -50,24 +51,12 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file completely or not at all."""
-    _write_bytes(path, text.encode())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
 def _write_table(path: Path, header: list[str], rows: Any) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    _write_bytes(path, gzip.compress(text.getvalue().encode(), mtime=0))  # the same bytes each time
+    write_atomically(path, gzip.compress(text.getvalue().encode(), mtime=0))  # the same bytes each time
 
 
 def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -115,7 +104,7 @@ def write_results(results: Path, name: str, facts: dict, seeds: list[int], colum
         [f"seed{seed}" for seed in seeds],
         ([f"{value:.{DECIMALS}f}" for value in row] for row in zip(*columns, strict=True)),
     )
-    write_text(folder / f"{name}.json", json.dumps(facts, indent=1) + "\n")
+    write_atomically(folder / f"{name}.json", json.dumps(facts, indent=1) + "\n")
 
 
 def read_facts(results: Path, name: str) -> dict[str, Any]:

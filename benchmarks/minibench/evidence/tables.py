@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mirage_hf.files import write_atomically
+
 from . import storage
 from .bootstrap import EQUAL_FPR, draw_weights, interval
 from .grid import Grid
@@ -20,10 +22,10 @@ COMPARED = ("ap", "auc", "balanced_chosen", "balanced_equal", "tpr")
 def write_tables(grid: Grid, results: Path) -> None:
     """Writes `table.json` and `table.md` into the folder of results."""
     table = build_table(grid, results)
-    storage.write_text(results / "table.json", json.dumps(table, indent=1) + "\n")
+    write_atomically(results / "table.json", json.dumps(table, indent=1) + "\n")
     sweeps = results / "sweeps.json"
     runs = json.loads(sweeps.read_text(encoding="utf-8")) if sweeps.is_file() else []
-    storage.write_text(results / "table.md", render(table, summarise_sweeps(grid, runs)))
+    write_atomically(results / "table.md", render(table, summarise_sweeps(grid, runs)))
 
 
 def build_table(grid: Grid, results: Path, replicates: int = REPLICATES) -> dict[str, Any]:
