@@ -99,7 +99,7 @@ def fit_calibration(
     smallest = min(map(len, groups_of_reals))
 
     def operating_point(rate: float) -> dict[str, Any]:
-        threshold = threshold_at_fpr(p_rows, classes, names, rate)
+        threshold = threshold_at_fpr(p_rows, classes, list(names), rate)
         above = [(int((group > threshold).sum()), len(group)) for group in groups_of_reals]
         false_positives, n_real = max(above, key=lambda pair: (pair[0] / pair[1], -pair[1]))
         found = int((fakes > threshold).sum())
@@ -113,7 +113,7 @@ def fit_calibration(
             "supported": smallest * rate >= 1 - 1e-9,
         }
 
-    threshold = threshold_at_fpr(p_rows, classes, names, max_fpr)
+    threshold = threshold_at_fpr(p_rows, classes, list(names), max_fpr)
     return Calibration(
         temperature=temperature,
         bias=bias,
