@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from .detector import Detector, TorchMargins
 from .explain_picture import CAPTION, draw_overlay
 from .fused_transform import FusedTransform
-from .image_io import load_rgb
+from .image_io import UnreadableImage, load_rgb, read_image
 from .patch_evidence import patch_evidence, vision_tower
 
 
@@ -117,7 +117,10 @@ def explain(detector: Detector, image: Any) -> Explanation:
     patch_size = vision_tower(margins.model).embeddings.patch_size
     if not isinstance(transform, FusedTransform):
         raise ValueError("this image processor does more than resize and crop: its map can't be laid on the image")
-    picture = load_rgb(image, detector.preparer.limits)
+    reading = read_image(image, detector.preparer.limits)
+    if reading.image is None:
+        raise UnreadableImage(str(reading.error), reading.status)
+    picture = reading.image
     pixel_values = transform(picture)
     autocast = nullcontext() if margins.dtype is None else torch.autocast(margins.device.type, dtype=margins.dtype)
     with autocast:
