@@ -37,7 +37,7 @@ quickstart: export OMP_NUM_THREADS = 1
 quickstart: setup
 	$(BIN)/python training/train.py training/recipes/mirage_tiny.yaml
 	$(BIN)/python training/evaluate.py --model $(OUT) --data $(CARRIED) --output_dir $(OUT)/test
-	$(BIN)/python training/score.py $(OUT) $(EXAMPLE)_photo.jpg $(EXAMPLE)_realcugan.jpg
+	$(BIN)/mirage-hf predict $(EXAMPLE)_photo.jpg $(EXAMPLE)_realcugan.jpg --model $(OUT) --table
 
 clean:
 	rm -rf outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

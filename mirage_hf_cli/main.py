@@ -6,9 +6,14 @@ from typing import Annotated
 import typer
 
 from .benchmark import benchmark
+from .calibrate import calibrate
 from .compare import compare
 from .evaluate import evaluate
+from .explain import explain
+from .export import export
 from .info import info
+from .predict import predict
+from .score import score
 from .train import train
 
 app = typer.Typer(
@@ -41,8 +46,13 @@ def main(
 # These two hand all that follows to transformers' parser of dataclasses, its --help included.
 FORWARDING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
+app.command("predict")(predict)
+app.command("score")(score)
+app.command("explain")(explain)
+app.command("info")(info)
 app.command("train", context_settings=FORWARDING)(train)
 app.command("evaluate", context_settings=FORWARDING)(evaluate)
 app.command("benchmark")(benchmark)
 app.command("compare")(compare)
-app.command("info")(info)
+app.command("calibrate")(calibrate)
+app.command("export")(export)

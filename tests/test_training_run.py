@@ -16,6 +16,7 @@ from test_pretrained_mirage import make_tokenizer
 from transformers import AutoModel, CLIPModel, pipeline
 
 import mirage_hf
+from mirage_hf import Detector
 from mirage_hf.evaluation_run import EvaluationArguments, run_evaluation
 from mirage_hf.run_args import parse_run_args
 from mirage_hf.training_run import epoch_rows, last_checkpoint, run_training
@@ -156,12 +157,10 @@ def test_scripts(base, images, tmp_path):
     rows = (table / "scores.csv").read_text().splitlines()
     assert rows[0] == "path,generator,label,p_fake" and len(rows) == 17
     good, bad = images / "beta" / "val" / "ai" / "1.PNG", images / "beta" / "val" / "ai" / "broken.png"
-    result = run_script("score.py", out, good, bad, expect=3)
-    first, second = result.stdout.splitlines()
-    path, score, _ = first.split("\t")
     expected = next(row for row in rows if row.startswith(str(good))).split(",")[3]
-    assert path == str(good) and float(score) == pytest.approx(float(expected), abs=1e-4)
-    assert "unreadable" in second
+    first, second = Detector.from_pretrained(out, device="cpu").score([good, bad])
+    assert first.path == str(good) and first.p_fake == pytest.approx(float(expected), abs=1e-6)
+    assert second.status != "ok"
 
 
 def test_scripts_end_with_one_line_on_bad_input(base, images, tmp_path):
