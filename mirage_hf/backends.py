@@ -249,7 +249,7 @@ def import_extra(module: str, title: str, extra: str) -> ModuleType:
 
 
 def _import_openvino() -> ModuleType:
-    if "openvino" in sys.modules:
+    if sys.modules.get("openvino") is not None:
         return sys.modules["openvino"]
     # `import openvino` reports itself to Google Analytics (https://github.com/openvinotoolkit/openvino/pull/23832),
     # unless its reporting package can't be found.

@@ -262,13 +262,15 @@ def _named_failure(name: str, title: str) -> Iterator[None]:
 @contextmanager
 def _eager_attention(model: nn.Module) -> Iterator[None]:
     """Attention written out: torch.onnx fails on the fused one of some models, Swin's for one."""
-    outermost = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
-    before = outermost.config._attn_implementation
-    outermost.set_attn_implementation("eager")
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    before = [config._attn_implementation for config in configs]
+    for config in configs:
+        config._attn_implementation = "eager"
     try:
         yield
     finally:
-        outermost.set_attn_implementation(before)
+        for config, implementation in zip(configs, before, strict=True):  # a setting reaches the parts', which follow
+            config._attn_implementation = implementation
 
 
 @contextmanager

@@ -39,7 +39,8 @@ def write_configuration(loaded: LoadedDetector, folder: Path) -> dict[str, Any]:
         "tile_size": _tile_size(loaded),
     }
     config |= {"id2label": metadata["id2label"], "label2id": {"real": 0, "fake": 1}}
-    config.pop("auto_map", None)  # there is no code in the folder
+    for name in ("auto_map", "_name_or_path"):  # there is no code in the folder, and it has no use for another's name
+        config.pop(name, None)
     base = config.get("base_model_name_or_path")
     if base is not None and os.path.isabs(base):  # a folder of this machine, which a baked model has no need of
         config["base_model_name_or_path"] = None

@@ -200,8 +200,9 @@ def _judge(
     transform = EvalTransform(AutoImageProcessor.from_pretrained(reference.file.parent))
     labels: list[int] = []
     margins: list[tuple[np.ndarray, np.ndarray]] = []
+    mixed = np.random.default_rng(0).permutation(len(dataset)).tolist()  # a batch of one class would share its scale
     for start in range(0, len(dataset), batch_size):
-        rows = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
+        rows = [dataset[index] for index in mixed[start : start + batch_size]]
         rows = [row for row in rows if row["image"] is not None]
         if rows:
             pixel_values = torch.stack([transform(row["image"]) for row in rows])  # (B, 3, H, W)
