@@ -77,11 +77,17 @@ class Detector:
         """p(fake) of the log-odds as they are, not calibrated."""
         return 1 / (1 + np.exp(-np.concatenate([self.margins(part) for part in pixel_values.split(CHUNK)])))
 
-    def delete(self, grid: torch.Tensor, fill: str, draws: int = DRAWS) -> DeletionCurves:
-        """The same random patches whatever the map."""
+    def delete(self, grid: torch.Tensor, fill: str) -> DeletionCurves:
+        """The test on all images."""
         size = self.model.clip.vision_model.embeddings.patch_size
         generator = torch.Generator().manual_seed(SEED)
-        return deletion_test(self.score, self.images, grid, size, FRACTIONS, draws, generator, fill=self.fills[fill])
+        return deletion_test(self.score, self.images, grid, size, FRACTIONS, DRAWS, generator, fill=self.fills[fill])
+
+    def against(self, curves: DeletionCurves, grid: torch.Tensor, fill: str) -> DeletionCurves:
+        """The same for another map, beside the random patches of earlier curves."""
+        size = self.model.clip.vision_model.embeddings.patch_size
+        scores = [self.score(without(self.images, grid, grid, size, share, self.fills[fill])) for share in FRACTIONS]
+        return replace(curves, hottest=np.stack(scores, axis=1))
 
 
 @torch.no_grad()
@@ -166,18 +172,13 @@ def validate() -> dict:
     detector = Detector("validation")
     parts = [candidates(detector.model, part) for part in detector.images.split(CHUNK)]
     grids = {name: torch.cat([part[name] for part in parts]) for name in MAPS}
-    size = detector.model.clip.vision_model.embeddings.patch_size
     found: dict[str, dict] = {}
-    for fill, pixels in detector.fills.items():
+    for fill in FILLS:
         shipped = detector.delete(grids[SHIPPED], fill)
-        found[fill] = {SHIPPED: summary(shipped, detector.rows)}
-        for name, grid in grids.items():
-            if name != SHIPPED:
-                scores = [
-                    detector.score(without(detector.images, grid, grid, size, share, pixels)) for share in FRACTIONS
-                ]
-                curves = replace(shipped, hottest=np.stack(scores, axis=1))
-                found[fill][name] = summary(curves, detector.rows)
+        curves = {
+            name: shipped if name == SHIPPED else detector.against(shipped, grid, fill) for name, grid in grids.items()
+        }
+        found[fill] = {name: summary(one, detector.rows) for name, one in curves.items()}
     return {"images": len(detector.rows), "fills": found}
 
 
@@ -188,10 +189,11 @@ def test() -> dict:
     places = torch.rand(grid.flatten(1).shape, generator=torch.Generator().manual_seed(SEED + 1)).argsort(dim=1)
     shuffled = grid.flatten(1).gather(1, places).view(grid.shape)
     hottest = detector.delete(grid, "mean colour")
-    found = {"hottest": summary(hottest, detector.rows)}
-    for name, other in (("coldest", -grid), ("shuffled", shuffled)):
-        found[name] = summary(detector.delete(other, "mean colour"), detector.rows)
-    found["hottest, photograph's pixels instead"] = summary(detector.delete(grid, "photograph", 2), detector.rows)
+    coldest, chance = (detector.against(hottest, other, "mean colour") for other in (-grid, shuffled))
+    found = {
+        name: summary(curves, detector.rows)
+        for name, curves in (("hottest", hottest), ("coldest", coldest), ("shuffled", chance))
+    }
     generators = {}
     for generator in sorted({row["generator"] for row in detector.rows}):
         chosen = np.array([row["generator"] == generator for row in detector.rows])
@@ -222,7 +224,7 @@ def markdown(results: dict) -> str:
         "",
         f"Made by `{results['command']}` on {results['machine']}.",
         "",
-        f"mean p(fake), not calibrated, of mirage-tiny on the mini-benchmark's carried fakes, and with {shares} of "
+        f"Mean p(fake), not calibrated, of mirage-tiny on the mini-benchmark's carried fakes, and with {shares} of "
         f"their patches replaced: those that come first in a map, and random ones (mean of {DRAWS} draws). *Area*: by "
         "how much p falls further than without random patches, mean over the curve and over photographs; *above 0*: "
         "photographs for which it does; *p*: Wilcoxon's signed-rank test, one-sided, one number a photograph.",

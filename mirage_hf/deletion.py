@@ -119,7 +119,7 @@ def without(
     ranks = torch.where(looked_at, order, -torch.inf).flatten(1).argsort(dim=1, descending=True, stable=True)
     ranks = ranks.argsort(dim=1).view(grid.shape)  # (B, h, w), from 0
     count = (share * looked_at.sum(dim=(1, 2))).round().clamp(min=1)  # (B,)
-    gone = (ranks < count[:, None, None]) & looked_at
+    gone = ranks < count[:, None, None]
     gone = gone.repeat_interleave(patch_size, dim=-2).repeat_interleave(patch_size, dim=-1)
     gone = gone[:, None, : pixel_values.shape[-2], : pixel_values.shape[-1]]  # (B, 1, H, W)
     return torch.where(gone.to(pixel_values.device), fill, pixel_values)

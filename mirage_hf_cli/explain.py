@@ -42,7 +42,7 @@ def explain(
     if build_index is None and not images:
         raise typer.BadParameter("name at least one image", param_hint="IMAGES")
     unreadable = 0
-    with fail_in_one_line("explain"):
+    with fail_in_one_line("explain", extra="train"):
         import json
 
         from mirage_hf.console import setup_console
