@@ -175,7 +175,7 @@ def _fit_temperature_and_bias(margins: np.ndarray, fake: np.ndarray, prior: floa
 
 def _conformal_end(ordered: np.ndarray, alpha: float, beyond: float) -> float:
     """The ceil((n + 1)(1 - alpha))-th of n scores; `beyond` if there are fewer."""
-    rank = max(1, math.ceil((len(ordered) + 1) * (1 - alpha) - 1e-9))  # 10 * 0.7 may come out above 7
+    rank = max(1, math.ceil((len(ordered) + 1) * (1 - alpha) - 1e-9))  # 100 * (1 - 0.45) comes out above 55
     return float(ordered[rank - 1]) if rank <= len(ordered) else beyond
 
 
