@@ -7,11 +7,8 @@ JPEG XL too where their plugins are installed.
 
 import importlib
 import io
-import os
+import math
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -53,9 +50,11 @@ _LOOKS = {
     b"\x1f\x8b": "looks like gzip",
 }
 
+_TEXT = bytes(range(32, 127)) + b"\t\r\n"
+
 # Bytes that a decoder holds for each pixel at its peak, measured with Pillow 13; the others hold the picture only, in
 # up to 4. openjpeg decodes to 32-bit integers, libwebp's animation decoder keeps three canvases.
-_DECODER_BYTES = {"WEBP": 16, "AVIF": 14, "HEIF": 14, "JPEG2000": 24, "JXL": 24}
+_DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16, "JPEG2000": 24, "JXL": 24}
 # A picture at the limit of pixels may take this much for each: 582 MB at the default limit.
 _ALLOWED_BYTES = 6.5
 # Modes in 4 bytes a pixel that are converted into a second picture; RGBA is composited in place.
@@ -121,6 +120,8 @@ def identify(file: BinaryIO) -> ImageFile.ImageFile:
     prefix = file.read(32)
     if not prefix:
         raise UnreadableImage("empty file", ImageStatus.UNSUPPORTED)
+    if len(prefix) < 4:  # less than any mark of a format
+        raise UnreadableImage("not an image", ImageStatus.UNSUPPORTED)
     plugin, remedy = _plugin_for(prefix)
     failure: Exception | None = None
     for name in (*FORMATS, *([plugin] if plugin else [])):
@@ -136,7 +137,8 @@ def identify(file: BinaryIO) -> ImageFile.ImageFile:
                 failure = failure or error
     if remedy:
         raise UnreadableImage(remedy, ImageStatus.UNSUPPORTED)
-    if failure:
+    # Text that begins like an image, such as "BMW" or "P6": any other file with a known mark is a damaged image.
+    if failure and prefix.translate(None, _TEXT):
         raise failure
     start = prefix.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     looks = next((f": {text}" for mark, text in _LOOKS.items() if start.startswith(mark)), "")
@@ -145,18 +147,19 @@ def identify(file: BinaryIO) -> ImageFile.ImageFile:
 
 def check_header(image: ImageFile.ImageFile, limits: ImageLimits) -> None:
     """Refuse a picture whose header shows that it is outside the limits, or that it would take too much memory."""
-    check_size(image.size, limits)
-    decoder_bytes = _decoder_bytes(image)
-    if image.width * image.height * decoder_bytes > limits.max_megapixels * 1e6 * _ALLOWED_BYTES:
-        share = limits.max_megapixels * _ALLOWED_BYTES / decoder_bytes
-        raise UnreadableImage(_too_large(image.size, share, f" for such {image.format}"), ImageStatus.TOO_LARGE)
+    size = displayed_size(image)
+    check_size(size, limits)
+    share = _ALLOWED_BYTES / _decoder_bytes(image)
+    megapixels = size[0] * size[1] * 1e-6
+    if megapixels > limits.max_megapixels * share:
+        raise _too_large(size, limits.max_megapixels * share, megapixels / share, f" for such {image.format}")
 
 
 def check_size(size: tuple[int, int], limits: ImageLimits) -> None:
     """Refuse a width and height outside the limits."""
     width, height = size
     if width * height > limits.max_megapixels * 1e6:
-        raise UnreadableImage(_too_large(size, limits.max_megapixels), ImageStatus.TOO_LARGE)
+        raise _too_large(size, limits.max_megapixels, width * height / 1e6)
     if max(width, height) > limits.max_aspect_ratio * min(width, height) > 0:
         reason = f"{width}x{height} is more elongated than {limits.max_aspect_ratio:g}:1"
         raise UnreadableImage(reason, ImageStatus.TOO_ELONGATED)
@@ -165,8 +168,10 @@ def check_size(size: tuple[int, int], limits: ImageLimits) -> None:
         raise UnreadableImage(reason, ImageStatus.TOO_SMALL)
 
 
-def _too_large(size: tuple[int, int], megapixels: float, kind: str = "") -> str:
-    return f"{size[0]}x{size[1]} is more than {megapixels:.4g} megapixels, the limit{kind} (--max-megapixels)"
+def _too_large(size: tuple[int, int], megapixels: float, needed: float, kind: str = "") -> UnreadableImage:
+    remedy = f"--max-megapixels {math.ceil(needed)} would let it pass"
+    reason = f"{size[0]}x{size[1]} is more than {megapixels:.4g} megapixels, the limit{kind}; {remedy}"
+    return UnreadableImage(reason, ImageStatus.TOO_LARGE)
 
 
 def _plugin_for(prefix: bytes) -> tuple[str | None, str | None]:
@@ -183,8 +188,9 @@ def _plugin_for(prefix: bytes) -> tuple[str | None, str | None]:
             if name == "HEIF":
                 plugin.register_heif_opener()
         except ImportError:
-            # Pillow itself reads some of the files with these brands: those that hold AVIF.
-            return None, None if prefix[8:12] in (b"mif1", b"msf1") else remedy
+            # Under the last two brands there may be AVIF, which Pillow reads itself.
+            surely = any(brand in prefix[8:] for brand in _HEIC_BRANDS[:-2]) or name == "JXL"
+            return None, remedy if surely else None
     return name, None
 
 
@@ -197,9 +203,15 @@ def orientation_of(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def header_orientation(image: Image.Image) -> int:
-    """As [`orientation_of`], without decoding. PNG may have it behind the pixels; Pillow gives TIFF upright."""
-    return orientation_of(image) if "exif" in image.info and image.format != "TIFF" else 1
+def header_orientation(image: ImageFile.ImageFile) -> int:
+    """As [`orientation_of`], without decoding: PNG may have it behind the pixels."""
+    return orientation_of(image) if "exif" in image.info or image.format == "TIFF" else 1
+
+
+def displayed_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Width and height when turned upright, by the header. Pillow itself turns TIFF, and gives its size so."""
+    turned = header_orientation(image) > 4 and image.format != "TIFF"
+    return image.size[::-1] if turned else image.size
 
 
 def _decoder_bytes(image: ImageFile.ImageFile) -> float:
@@ -261,56 +273,3 @@ def is_unsupported(error: Exception) -> bool:
 _UNSUPPORTED = re.compile(
     r"not support|unsupported|cannot handle|unknown (pixel|colou?r|data org|raw)|conversion from", re.I
 )
-
-
-class _Switches:
-    """Pillow's switches are one for the process: they stay as wanted here as long as any thread decodes."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.depth = 0
-        self.truncated = False
-        self.one_block = 0
-
-    def enter(self) -> None:
-        with self.lock:
-            if self.depth == 0:
-                self.one_block = Image.core.get_use_block_allocator()
-                Image.core.set_use_block_allocator(1)
-            self.depth += 1
-            if ImageFile.LOAD_TRUNCATED_IMAGES:
-                self.truncated, ImageFile.LOAD_TRUNCATED_IMAGES = True, False
-
-    def leave(self) -> None:
-        with self.lock:
-            self.depth -= 1
-            if self.depth == 0:
-                self._restore()
-
-    def after_fork(self) -> None:
-        # A forked process has none of the threads that were decoding; one of them may have held the lock.
-        if self.depth:
-            self._restore()
-        self.lock, self.depth = threading.Lock(), 0
-
-    def _restore(self) -> None:
-        Image.core.set_use_block_allocator(self.one_block)
-        if self.truncated:
-            self.truncated, ImageFile.LOAD_TRUNCATED_IMAGES = False, True
-
-
-_switches = _Switches()
-os.register_at_fork(after_in_child=_switches.after_fork)
-
-
-@contextmanager
-def pillow_switches() -> Iterator[None]:
-    """
-    Decoding inside is strict and sparing: truncated files are errors, even where the process has set
-    `ImageFile.LOAD_TRUNCATED_IMAGES`, and pixels are allocated in one block, so that RGBA can become RGB in place.
-    """
-    _switches.enter()
-    try:
-        yield
-    finally:
-        _switches.leave()

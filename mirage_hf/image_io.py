@@ -21,14 +21,14 @@ from .image_formats import (
     check_header,
     check_size,
     count_frames,
-    header_orientation,
+    displayed_size,
     identify,
     is_unsupported,
     open_image,
     orientation_of,
-    pillow_switches,
 )
 from .image_pixels import array_to_image, detached, highest_level, to_rgb, turn_upright
+from .pillow_switches import pillow_switches
 from .reading import ImageStatus, UnreadableImage, describe_value, one_line, open_value
 
 logger = logging.getLogger(__name__)
@@ -192,12 +192,13 @@ def guarded(decode: Callable[[], Any]) -> Any:
     except Exception as error:
         if is_unsupported(error):
             raise UnreadableImage(one_line(error), ImageStatus.UNSUPPORTED) from error
-        raise UnreadableImage(f"damaged: {one_line(error)}", ImageStatus.CORRUPT) from error
+        reason = one_line(error).replace("not identified by this driver", "no width or height")
+        raise UnreadableImage(f"damaged: {reason}", ImageStatus.CORRUPT) from error
 
 
 def _read(source: Any, limits: ImageLimits, sha256: bool, facts: dict[str, Any]) -> Image.Image:
     if isinstance(source, np.ndarray):
-        source = array_to_image(source)
+        source = array_to_image(source, limits)
     if isinstance(source, Image.Image):
         check_size(source.size, limits)
         return guarded(lambda: _convert(source, facts))
@@ -221,7 +222,7 @@ def _state(file: BinaryIO) -> tuple[int, int] | None:
 def _decode(file: BinaryIO, limits: ImageLimits, facts: dict[str, Any]) -> Image.Image:
     opened = identify(file)
     facts["format"] = opened.format
-    facts["width"], facts["height"] = opened.size[::-1] if header_orientation(opened) > 4 else opened.size
+    facts["width"], facts["height"] = displayed_size(opened)
     check_header(opened, limits)
     opened.load()
     image, orientation, highest = detached(opened), orientation_of(opened), highest_level(opened)

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
+from .image_formats import ImageLimits, check_size
 from .reading import ImageStatus, UnreadableImage
 
 # Pixels of a strip.
-_STRIP = 1 << 20
+_STRIP = 1 << 18
 
 
 _TURNS = {
@@ -68,27 +69,30 @@ def detached(image: Image.Image) -> Image.Image:
     return image._new(image.im)
 
 
-def array_to_image(array: np.ndarray) -> Image.Image:
+def array_to_image(array: np.ndarray, limits: ImageLimits) -> Image.Image:
     """
     A picture from an array.
 
     Args:
         array (`np.ndarray` of shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`):
             Gray, RGB or RGBA; uint8, uint16 (scaled by 1/257) or bool.
+        limits ([`ImageLimits`]):
+            Of its size.
 
     Raises:
-        UnreadableImage: another shape or type.
+        UnreadableImage: another shape or type, or outside the limits.
     """
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
         reason = f"an array of shape {array.shape}: pass (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
         raise UnreadableImage(reason, ImageStatus.UNSUPPORTED)
+    check_size((array.shape[1], array.shape[0]), limits)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
         scaled = np.empty(array.shape, np.uint8)
-        rows = max(1, _STRIP // max(1, array[0].size))
+        rows = max(1, _STRIP // max(1, array.shape[1]))
         for top in range(0, len(array), rows):
             scaled[top : top + rows] = _scale(array[top : top + rows], 65535)
         array = scaled

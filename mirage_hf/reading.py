@@ -128,9 +128,13 @@ def _read_stream(stream: _Readable, max_bytes: int) -> BinaryIO:
         # A pipe or a socket gives less than it is asked for.
         parts, size = [], 0
         while size <= max_bytes and (part := stream.read(min(1 << 20, max_bytes + 1 - size))):
+            if isinstance(part, str):
+                raise UnreadableImage("gives text: open the file in binary mode", ImageStatus.UNSUPPORTED)
             parts.append(part)
             size += len(part)
         data = b"".join(parts)
+    except UnreadableImage:
+        raise
     except Exception as error:  # a file object may be of any kind
         raise UnreadableImage(f"cannot be read as a binary file: {one_line(error)}") from error
     _check_bytes(len(data), max_bytes)
