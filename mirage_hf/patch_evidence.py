@@ -9,7 +9,7 @@ token itself, the prompts, the biases and what earlier layers mixed. The decompo
 Gandelsman et al., https://arxiv.org/abs/2310.05916.
 
 Patch tokens of CLIP are not trained to match texts, so the plain map of their cosines with the anchors is no safe
-choice. Compared by deletion, on validation images of the mini-benchmark with mirage-tiny: those cosines; cosines of the
+choice. Compared by deletion, on validation images of the mini-benchmark with mirage-tiny: those; cosines of the
 last layer's values (MaskCLIP), also through the rest of the layer (CLIP Surgery); attention alone; and the
 contributions, with and without the last MLP. The two contributions came out ahead or level whatever took a patch's
 place, and so close to each other that the simpler one, this, was taken. The numbers are in
