@@ -71,6 +71,14 @@ def test_every_row_is_scored_once_and_in_order(batch_size, num_workers):
     assert num_workers or rows.read == list(range(11))
 
 
+def test_margins_tell_apart_what_a_softmax_in_float32_does_not():
+    model = Brightness()
+    model.scale.data *= 100
+    result = predict_scores(model, Rows([200, 220, 240]), TRANSFORM)
+    assert result.scores.tolist() == [1, 1, 1]
+    assert result.margins == pytest.approx([800 * (level / 255 - 0.5) for level in (200, 220, 240)], rel=1e-5)
+
+
 def test_workers_started_by_spawn(monkeypatch):
     import mirage_hf.prediction as prediction
 
