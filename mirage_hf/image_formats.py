@@ -147,31 +147,26 @@ def identify(file: BinaryIO) -> ImageFile.ImageFile:
 
 def check_header(image: ImageFile.ImageFile, limits: ImageLimits) -> None:
     """Refuse a picture whose header shows that it is outside the limits, or that it would take too much memory."""
-    size = displayed_size(image)
-    check_size(size, limits)
-    share = _ALLOWED_BYTES / _decoder_bytes(image)
-    megapixels = size[0] * size[1] * 1e-6
-    if megapixels > limits.max_megapixels * share:
-        raise _too_large(size, limits.max_megapixels * share, megapixels / share, f" for such {image.format}")
+    check_size(displayed_size(image), limits, _ALLOWED_BYTES / _decoder_bytes(image), f" for such {image.format}")
 
 
-def check_size(size: tuple[int, int], limits: ImageLimits) -> None:
-    """Refuse a width and height outside the limits."""
+def check_size(size: tuple[int, int], limits: ImageLimits, share: float = 1.0, kind: str = "") -> None:
+    """Refuse a width and height outside the limits; of pixels only a `share` of them may be had."""
     width, height = size
-    if width * height > limits.max_megapixels * 1e6:
-        raise _too_large(size, limits.max_megapixels, width * height / 1e6)
+    share = min(share, 1.0)
+    highest = limits.max_megapixels * share
+    if width * height > highest * 1e6:
+        remedy = f"--max-megapixels {math.ceil(width * height / 1e6 / share)} would let it pass"
+        reason = (
+            f"{width}x{height} is more than {highest:.4g} megapixels, the limit{kind if share < 1 else ''}; {remedy}"
+        )
+        raise UnreadableImage(reason, ImageStatus.TOO_LARGE)
     if max(width, height) > limits.max_aspect_ratio * min(width, height) > 0:
         reason = f"{width}x{height} is more elongated than {limits.max_aspect_ratio:g}:1"
         raise UnreadableImage(reason, ImageStatus.TOO_ELONGATED)
     if min(width, height) < limits.min_side:
         reason = f"{width}x{height}: the shorter side is under {limits.min_side} pixels"
         raise UnreadableImage(reason, ImageStatus.TOO_SMALL)
-
-
-def _too_large(size: tuple[int, int], megapixels: float, needed: float, kind: str = "") -> UnreadableImage:
-    remedy = f"--max-megapixels {math.ceil(needed)} would let it pass"
-    reason = f"{size[0]}x{size[1]} is more than {megapixels:.4g} megapixels, the limit{kind}; {remedy}"
-    return UnreadableImage(reason, ImageStatus.TOO_LARGE)
 
 
 def _plugin_for(prefix: bytes) -> tuple[str | None, str | None]:

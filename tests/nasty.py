@@ -8,6 +8,7 @@ for case in write_nasty_suite(folder):
 ```
 """
 
+import io
 import os
 import socket
 import zlib
@@ -74,7 +75,7 @@ def write_nasty_suite(folder: str | Path) -> list[NastyCase]:
 
 def _files() -> Iterator[tuple[str, bytes, str, dict[str, Any]]]:
     yield from _pictures()
-    yield from _damaged()
+    yield from damaged_files()
     yield from _no_pictures()
     yield from _outside_the_limits()
 
@@ -94,14 +95,14 @@ def _pictures():
     # Pillow writes CMYK as Adobe does, inverted.
     yield _ok("cmyk.jpg", encoded(image.convert("CMYK"), "JPEG", quality=95), "JPEG")
     yield _ok("two_views.mpo", animated("MPO", 2), "MPO", frames=2)
-    for turn, pixel_at in {3: (-1, -1), 6: (0, -1), 8: (-1, 0)}.items():
-        size = SIZE if turn == 3 else SIZE[::-1]
-        pixel = image.getpixel((pixel_at[0] % SIZE[0], pixel_at[1] % SIZE[1]))
-        yield _ok(f"turned_{turn}.png", encoded(image, "PNG", exif=exif(turn)), "PNG", pixel, size)
-    yield _ok(
-        "turned_6.jpg", encoded(image, "JPEG", exif=exif(6), quality=95), "JPEG", image.getpixel((0, 47)), SIZE[::-1]
-    )
-    yield _ok("turned_6.tiff", encoded(image, "TIFF", exif=exif(6)), "TIFF", image.getpixel((0, 47)), SIZE[::-1])
+    # Where the pixel that is displayed top left is stored.
+    for turn, stored in {3: (63, 47), 6: (0, 47), 8: (63, 0)}.items():
+        facts = {"pixel": image.getpixel(stored), "size": SIZE if turn == 3 else SIZE[::-1]}
+        yield _ok(f"turned_{turn}.png", encoded(image, "PNG", exif=exif(turn)), "PNG", **facts)
+        yield _ok(f"turned_{turn}.tiff", encoded(image, "TIFF", exif=exif(turn)), "TIFF", **facts)
+        data = encoded(image, "JPEG", exif=exif(turn), quality=95)
+        facts["pixel"] = Image.open(io.BytesIO(encoded(image, "JPEG", quality=95))).getpixel(stored)
+        yield _ok(f"turned_{turn}.jpg", data, "JPEG", **facts)
     yield _ok("bad_exif.jpg", jpeg_with_exif(b"II*\0\xff\xff\xff\xff not exif"), "JPEG")
     yield _ok("exif_bomb.jpg", jpeg_with_exif(exif_bomb()), "JPEG")
     yield _ok("photo.png", plain, "PNG")
@@ -144,7 +145,8 @@ def _pictures():
     yield _ok("limit_16.png", uniform_png(*square, 16, 0, b"\x64\x64"), "PNG", (100, 100, 100), square)
 
 
-def _damaged():
+def damaged_files():
+    """Name, bytes, status and facts of files that were cut off or changed."""
     image = photo()
     files = {"jpg": "JPEG", "png": "PNG", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF", "ppm": "PPM", "qoi": "QOI"}
     files |= {"webp": "WEBP"} if features.check("webp") else {}

@@ -32,7 +32,7 @@ def animated(file_format: str, frames: int = 3) -> bytes:
     """Frames whose corners are ever darker."""
     images = [photo().copy() for _ in range(frames)]
     for index, image in enumerate(images[1:], 1):
-        image.paste((200 - 40 * index, 30, 30), (0, 0, 24, 24))
+        image.paste((200 - 20 * index, 30, 30), (0, 0, 24, 24))
     return encoded(images[0], file_format, save_all=True, append_images=images[1:])
 
 
