@@ -1,5 +1,6 @@
 """`mirage-hf calibrate`: report, JSON, exit codes, and errors in one line."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from noise_images import config_of, copy_with_more_fields, make_noise
 from typer.testing import CliRunner
 
 from mirage_hf.calibration import Calibration
+from mirage_hf.calibration_run import CalibrationArguments
 from mirage_hf_cli.calibrate import calibrate
 
 APP = typer.Typer()
@@ -97,3 +99,44 @@ def test_bad_usage_is_exit_2(checkpoint, noise):
     for options in (("--max-fpr", 1.5), ("--alpha", 0), ("--prior", 1)):
         assert invoke("--model", checkpoint, "--data", noise, *options).exit_code == 2
     assert invoke("--model", checkpoint).exit_code == 2
+
+
+def test_every_option_arrives(monkeypatch, tmp_path):
+    wanted = {
+        "model": "org/detector",
+        "data": "org/images",
+        "output_dir": str(tmp_path / "out"),
+        "revision": "abc",
+        "fake_label": "synthetic",
+        "layout": "generic",
+        "split": "test",
+        "generators": ["a", "b"],
+        "max_per_class": 7,
+        "fake_id": 0,
+        "label_column": "answer",
+        "real_root": "photos",
+        "max_fpr": 0.02,
+        "alpha": 0.3,
+        "prior": 0.01,
+        "batch_size": 3,
+        "num_workers": 2,
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "quiet": True,
+    }
+    assert set(wanted) == {field.name for field in dataclasses.fields(CalibrationArguments)}
+    assert all(CalibrationArguments("m", "d").__dict__[name] != value for name, value in wanted.items())
+    seen = []
+
+    def stop(arguments):
+        seen.append(arguments)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("mirage_hf.calibration_run.run_calibration", stop)
+    options = []
+    for name, value in wanted.items():
+        flag = "--" + name.replace("_", "-")
+        for part in value if isinstance(value, list) else [value]:
+            options += [flag] if part is True else [flag, part]
+    assert invoke(*options).exit_code == 1
+    assert seen == [CalibrationArguments(**wanted)]
