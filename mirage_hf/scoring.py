@@ -33,6 +33,7 @@ from .scoring_launch import (
 from .scoring_manifest import ScoringFolder, read_manifest
 from .scoring_merge import merge_shards
 from .scoring_plan import ScoringArguments, open_source, plan_run
+from .scoring_ray import import_ray, run_ray
 from .scoring_shard import ShardStats, score_shard
 from .scoring_workers import Event, Report, ShardFailed, run_decoders, run_processes
 
@@ -94,6 +95,8 @@ def run_scoring(arguments: ScoringArguments) -> ScoringSummary:
         OSError: no such checkpoint, or the folder can't be written.
         ValueError: an input can't be used, or the folder holds another run.
     """
+    if arguments.engine == "ray":
+        import_ray()  # before anything is begun without it
     launch = None if arguments.part is not None else part_of_launch()
     index, count = arguments.part or launch or (0, 1)
     device = device_of_launch(arguments.device)
@@ -118,8 +121,6 @@ def run_scoring(arguments: ScoringArguments) -> ScoringSummary:
 
     def start(report: Report) -> Iterator[Event]:
         if arguments.engine == "ray":
-            from .scoring_ray import run_ray
-
             return run_ray(job, todo, workers, report, arguments.ray_address)
         return (run_decoders if on_gpu else run_processes)(job, todo, workers, report)
 

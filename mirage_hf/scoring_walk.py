@@ -87,16 +87,14 @@ class InputLister:
             elif argument.startswith("@"):
                 with open(argument[1:], "rb") as file:
                     yield from self._listed_paths(file, argument[1:])
-            elif os.path.lexists(argument):
-                yield from self._of_path(os.fsencode(argument))
-            elif glob.has_magic(argument):
+            elif glob.has_magic(argument) and not os.path.lexists(argument):
                 matches = sorted(os.fsencode(match) for match in glob.iglob(argument, recursive=True))
                 if not matches:
                     raise ValueError(f"nothing matches '{argument}'")
                 for match in matches:
                     yield from self._of_path(match)
-            else:
-                raise ValueError(f"'{argument}' does not exist")
+            else:  # a file that isn't there gets its row, too
+                yield from self._of_path(os.fsencode(argument))
 
     def _of_path(self, path: bytes) -> Iterator[Listed]:
         lowered = os.fsdecode(path).lower()

@@ -131,14 +131,15 @@ def _work(job: ShardJob, connection: Connection, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     settle_process(job.threads)
     try:
-        job = job.loaded()
         while (shard := connection.recv()) is not None:
-            connection.send(_scored(job, shard, connection))
+            job, event = _scored(job, shard, connection)
+            connection.send(event)
     except (EOFError, ConnectionError):  # there is nothing more to do, or nobody to tell
         return
 
 
-def _scored(job: ShardJob, shard: int, connection: Connection) -> Event:
+def _scored(job: ShardJob, shard: int, connection: Connection) -> tuple[ShardJob, Event]:
+    """The job, now loaded, and what became of the shard."""
     last, unsent = time.monotonic(), 0
 
     def progress(images: int) -> None:
@@ -149,15 +150,16 @@ def _scored(job: ShardJob, shard: int, connection: Connection) -> Event:
             last, unsent = time.monotonic(), 0
 
     try:
+        job = job.loaded()
         stats = job.score(shard, progress)
     except MemoryError:
-        return ShardFailed(shard, "out of memory", False)
+        return job, ShardFailed(shard, "out of memory", False)
     except ConnectionError:
         raise
     except Exception as error:
-        return ShardFailed(shard, f"{type(error).__name__}: {one_line(error)}", True)
+        return job, ShardFailed(shard, f"{type(error).__name__}: {one_line(error)}", True)
     connection.send(unsent)
-    return ShardDone(shard, stats)
+    return job, ShardDone(shard, stats)
 
 
 def _end_with(parent: int) -> None:
