@@ -157,10 +157,8 @@ def check_size(size: tuple[int, int], limits: ImageLimits, share: float = 1.0, k
     highest = limits.max_megapixels * share
     if width * height > highest * 1e6:
         remedy = f"--max-megapixels {math.ceil(width * height / 1e6 / share)} would let it pass"
-        reason = (
-            f"{width}x{height} is more than {highest:.4g} megapixels, the limit{kind if share < 1 else ''}; {remedy}"
-        )
-        raise UnreadableImage(reason, ImageStatus.TOO_LARGE)
+        limit = f"{highest:.4g} megapixels, the limit{kind if share < 1 else ''}"
+        raise UnreadableImage(f"{width}x{height} is more than {limit}; {remedy}", ImageStatus.TOO_LARGE)
     if max(width, height) > limits.max_aspect_ratio * min(width, height) > 0:
         reason = f"{width}x{height} is more elongated than {limits.max_aspect_ratio:g}:1"
         raise UnreadableImage(reason, ImageStatus.TOO_ELONGATED)

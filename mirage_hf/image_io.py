@@ -2,6 +2,9 @@
 
 [`read_image`] never raises and tells all about a picture, for scoring; [`load_rgb`] and [`decode_rgb`] are for data
 sets. Size and shape are checked in the header, before any pixel is decoded.
+
+A file that was cut off is an error. One that was cut off and then closed with an end mark, as some downloaders do with
+JPEG, is not: libjpeg fills the rest with gray and Pillow does not pass its warning on.
 """
 
 import hashlib
@@ -123,8 +126,8 @@ def load_rgb(value: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
             (floats), or outside the limits.
     """
     if isinstance(value, Image.Image):
-        return guarded(lambda: _convert(value, {}))
-    return _read(value, limits, False, {})
+        return guarded(lambda: _convert(value, None))
+    return _read(value, limits, False, None)
 
 
 def decode_rgb(value: Any) -> Image.Image | None:
@@ -196,7 +199,7 @@ def guarded(decode: Callable[[], Any]) -> Any:
         raise UnreadableImage(f"damaged: {reason}", ImageStatus.CORRUPT) from error
 
 
-def _read(source: Any, limits: ImageLimits, sha256: bool, facts: dict[str, Any]) -> Image.Image:
+def _read(source: Any, limits: ImageLimits, sha256: bool, facts: dict[str, Any] | None) -> Image.Image:
     if isinstance(source, np.ndarray):
         source = array_to_image(source, limits)
     if isinstance(source, Image.Image):
@@ -204,7 +207,7 @@ def _read(source: Any, limits: ImageLimits, sha256: bool, facts: dict[str, Any])
         return guarded(lambda: _convert(source, facts))
     with open_value(source, limits.max_bytes) as file:
         before = _state(file)
-        if sha256:
+        if facts is not None and sha256:
             facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         image = guarded(lambda: _decode(file, limits, facts))
         if sha256 and _state(file) != before:
@@ -219,30 +222,33 @@ def _state(file: BinaryIO) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _decode(file: BinaryIO, limits: ImageLimits, facts: dict[str, Any]) -> Image.Image:
+def _decode(file: BinaryIO, limits: ImageLimits, facts: dict[str, Any] | None) -> Image.Image:
     opened = identify(file)
-    facts["format"] = opened.format
-    facts["width"], facts["height"] = displayed_size(opened)
+    if facts is not None:
+        width, height = displayed_size(opened)
+        facts |= {"format": opened.format, "width": width, "height": height}
     check_header(opened, limits)
     opened.load()
     image, orientation, highest = detached(opened), orientation_of(opened), highest_level(opened)
-    facts["n_frames"] = count_frames(opened, file)
+    if facts is not None:
+        facts["n_frames"] = count_frames(opened, file)
     del opened  # a decoder may hold more memory than the picture
     return _upright_rgb(image, orientation, highest, facts)
 
 
-def _convert(image: Image.Image, facts: dict[str, Any]) -> Image.Image:
+def _convert(image: Image.Image, facts: dict[str, Any] | None) -> Image.Image:
     """RGB pixels of a picture that belongs to the caller, whose own pixels stay as they are."""
+    if facts is not None:
+        facts |= {"format": image.format, "n_frames": getattr(image, "n_frames", 1)}
     image.load()
-    facts["format"], facts["n_frames"] = image.format, getattr(image, "n_frames", 1)
-    orientation, highest = orientation_of(image), highest_level(image)
-    return _upright_rgb(image.copy(), orientation, highest, facts)
+    return _upright_rgb(image.copy(), orientation_of(image), highest_level(image), facts)
 
 
-def _upright_rgb(image: Image.Image, orientation: int, highest: int, facts: dict[str, Any]) -> Image.Image:
-    facts["had_alpha"] = image.has_transparency_data
+def _upright_rgb(image: Image.Image, orientation: int, highest: int, facts: dict[str, Any] | None) -> Image.Image:
+    had_alpha = image.has_transparency_data
     image = turn_upright(image, orientation)
-    facts["width"], facts["height"] = image.size
+    if facts is not None:
+        facts |= {"had_alpha": had_alpha, "width": image.width, "height": image.height}
     return to_rgb(image, highest)
 
 

@@ -99,9 +99,9 @@ def open_value(value: Any, max_bytes: int = MAX_BYTES) -> BinaryIO:
         data = value if isinstance(value, bytes) else bytes(value)
         _check_bytes(len(data), max_bytes)
         return io.BytesIO(data)
-    if isinstance(value, _Readable):
-        return _read_stream(value, max_bytes)
     if not isinstance(value, (str, os.PathLike)):
+        if isinstance(value, _Readable):
+            return _read_stream(value, max_bytes)
         raise UnreadableImage(f"holds no image but {type(value).__name__}", ImageStatus.UNSUPPORTED)
     source = os.fsdecode(value)
     if source.startswith("zip://"):

@@ -7,12 +7,12 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 from nasty import write_nasty_suite
-from nasty_bytes import encoded, photo
+from nasty_bytes import animated, encoded, photo
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from mirage_hf.image_formats import identify
@@ -243,3 +243,30 @@ def test_an_error_travels_between_processes():
         load_rgb(b"<html>")
     copied = pickle.loads(pickle.dumps(caught.value))
     assert (str(copied), copied.status) == ("not an image: looks like HTML", ImageStatus.UNSUPPORTED)
+
+
+def test_a_path_that_can_be_read_is_still_a_path(tmp_path):
+    class ReadablePath(PurePosixPath):
+        def read(self, size=-1):
+            raise AssertionError("read")
+
+    (tmp_path / "x.png").write_bytes(encoded(photo(), "PNG"))
+    assert read_image(ReadablePath(tmp_path, "x.png")).status == "ok"
+
+
+def test_a_stream_that_gives_little_at_a_time():
+    class Socket(io.RawIOBase):
+        def __init__(self, data):
+            self.parts = [data[start : start + 100] for start in range(0, len(data), 100)]
+
+        def read(self, size=-1):
+            return self.parts.pop(0) if self.parts else b""
+
+    assert read_image(Socket(encoded(photo(), "PNG"))).image.tobytes() == photo().tobytes()
+
+
+def test_a_picture_from_a_file_of_several_frames_is_taken_as_it_stands():
+    image = Image.open(io.BytesIO(animated("GIF", 3)))
+    image.seek(2)
+    reading = read_image(image)
+    assert (reading.n_frames, reading.image.getpixel((0, 0))[0]) == (3, pytest.approx(160, abs=8))
