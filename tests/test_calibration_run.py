@@ -44,7 +44,7 @@ def arguments(model, data, **options) -> CalibrationArguments:
 
 def test_in_place_only_two_fields_change_and_every_front_end_agrees(checkpoint, noise, tmp_path):
     before, files = config_of(checkpoint), files_of(checkpoint)
-    report = run_calibration(arguments(checkpoint, noise, max_fpr=0.2, alpha=0.2))
+    report = run_calibration(arguments(checkpoint, noise, max_fpr=0.2, alpha=0.12))
     after = config_of(checkpoint)
     assert {name: value for name, value in after.items() if name not in ("calibration", "threshold")} == {
         name: value for name, value in before.items() if name not in ("calibration", "threshold")
@@ -66,6 +66,7 @@ def test_in_place_only_two_fields_change_and_every_front_end_agrees(checkpoint, 
     assert called[labels == 0].mean() <= 0.2 < called[labels == 1].mean()
     unsure = np.array([answer.verdict == "unsure" for answer in answers])
     assert report.unsure == (unsure[labels == 0].mean(), unsure[labels == 1].mean())
+    assert report.unsure[0] != report.unsure[1] and (found.max_fpr, found.unsure_alpha) == (0.2, 0.12)
     assert report.ece[1] == pytest.approx(weighted_error(p_fake, labels == 1, 0.5), abs=1e-4)
 
     # So does an evaluation, which knows the scale without calibration only.
