@@ -104,9 +104,24 @@ def test_a_format_that_pillow_was_built_without(monkeypatch):
     assert (reading.status, reading.error) == ("unsupported", "WEBP not installed")
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "TIFF", "PNG"])
-def test_turning_takes_a_second_picture(image_format):
-    image = Image.new("RGB", (1000, 900))
+GREEN = Image.new("RGB", (1000, 900), (0, 255, 0))
+
+
+@pytest.mark.parametrize(
+    ("lean", "hungry"),
+    [
+        (encoded(GREEN, "JPEG"), encoded(GREEN, "JPEG", exif=exif(6))),
+        (encoded(GREEN, "TIFF"), encoded(GREEN, "TIFF", exif=exif(6))),
+        (encoded(GREEN, "PNG"), encoded(GREEN, "PNG", exif=exif(6))),
+        (encoded(GREEN, "PNG"), encoded(GREEN, "PNG", transparency=(1, 2, 3))),
+        (encoded(GREEN.convert("RGBA"), "PNG"), encoded(GREEN.convert("LA"), "PNG")),
+        (encoded(GREEN, "JPEG"), encoded(GREEN.convert("CMYK"), "JPEG")),
+        (encoded(GREEN, "JPEG"), encoded(GREEN, "JPEG", progressive=True, subsampling=0)),
+        (encoded(GREEN, "PNG"), encoded(GREEN, "WEBP")),
+    ],
+    ids=["turned jpeg", "turned tiff", "turned png", "key colour", "gray alpha", "cmyk", "progressive", "webp"],
+)
+def test_what_takes_more_memory_may_have_fewer_pixels(lean, hungry):
     limits = ImageLimits(max_megapixels=0.91)
-    assert read_image(encoded(image, image_format), limits).status == "ok"
-    assert read_image(encoded(image, image_format, exif=exif(6)), limits).status == "too_large"
+    assert read_image(lean, limits).status == "ok"
+    assert read_image(hungry, limits).status == "too_large"
