@@ -12,6 +12,7 @@ import torch
 from answers import SMALL, logits_of
 from conftest import make_model
 from exported import margins_in_torch, preprocess, random_images, save_detector
+from PIL import Image
 from transformers import AutoConfig, PilBackend
 from transformers.modeling_outputs import ImageClassifierOutput
 
@@ -24,6 +25,7 @@ from mirage_hf.image_processing import EvalTransform
 
 ROOT = Path(__file__).parent.parent
 IMAGES = random_images(6)
+GRAY = Image.new("RGB", (32, 32), (128, 128, 128))
 
 DYNAMIC_BATCH = ({0: torch.export.Dim.DYNAMIC},)
 
@@ -182,23 +184,27 @@ class Brightness(torch.nn.Module):
 def compared(checkpoint, factor, change):
     """The comparison of `Brightness` with itself, its logits changed."""
     loaded = dataclasses.replace(load_detector(checkpoint), model=Brightness(factor))
-    return compare(loaded, lambda pixels: change(loaded.model(torch.from_numpy(pixels)).logits.numpy()), IMAGES, "it")
+
+    def exported(pixel_values):
+        return change(loaded.model(torch.from_numpy(pixel_values)).logits.numpy())
+
+    return compare(loaded, exported, [*IMAGES, GRAY], "it")
 
 
 def test_comparison_against_its_definition(checkpoint):
     found = compared(checkpoint, 1.0, lambda logits: logits + np.array([[0, 3e-5]]))
-    pixels = preprocess(checkpoint, IMAGES).mean(dim=(1, 2, 3)).double()
+    pixels = preprocess(checkpoint, [*IMAGES, GRAY]).mean(dim=(1, 2, 3)).double()
     assert found.max_difference_logits == pytest.approx(3e-5, rel=1e-2)
     change = ((pixels + 3e-5).sigmoid() - pixels.sigmoid()).max().item()
     assert found.max_difference_p_fake == pytest.approx(change, rel=1e-2)
     assert found.max_logit == pytest.approx(pixels.abs().max().item())
-    assert (found.images, found.batch_sizes) == (6, [1, 2, 3])
+    assert (found.images, found.batch_sizes) == (7, [1, 3])
 
 
 @pytest.mark.parametrize(
     ("factor", "change"),
     [
-        (1.0, lambda logits: logits + np.array([[0, 1e-3]])),  # in the probability
+        (100.0, lambda logits: logits + np.array([[0, 1e-3]])),  # in the probability alone, of the gray image
         (1e4, lambda logits: logits * 1.001),  # in the logits alone: the probabilities are 0 and 1
         (1.0, lambda logits: logits * np.nan),
     ],

@@ -37,13 +37,16 @@ def invoke(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_int8_in_words_and_exit_3_for_a_file_that_could_not_be_read(checkpoint, data, tmp_path):
-    (data / "real" / "damaged.png").write_bytes(b"no image")
+def test_int8_in_words_and_exit_3_for_files_that_could_not_be_read(checkpoint, data, tmp_path):
+    (data / "real" / "no_image.png").write_bytes(b"no image")
+    damaged = bytearray((data / "real" / "0.png").read_bytes())
+    damaged[len(damaged) // 2] ^= 255  # complete, and found out when it is decoded
+    (data / "real" / "damaged.png").write_bytes(damaged)
     out = tmp_path / "out"
     options = ("--int8", "--data", data, "--max-auroc-drop", 1, "--batch-size", 4)
     answer = invoke("--model", checkpoint, "--output-dir", out, *options)
     assert answer.exit_code == 3, answer.output
-    assert answer.stderr.splitlines()[-1] == f"export: 1 images of {data} could not be read"
+    assert answer.stderr.splitlines()[-1] == f"export: 2 images of {data} could not be read"
     first, second, third = answer.stdout.splitlines()
     size = (out / "model.onnx").stat().st_size / 1e6
     assert first == f"{out / 'model.onnx'}: {size:.1f} MB, opset 18, pixel_values of 32 x 32"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -115,21 +116,21 @@ def test_a_model_that_ranks_worse_is_refused_with_both_numbers(exported, rows, t
 
 
 def test_a_calibrated_detector_is_judged_by_its_calibrated_threshold(exported, rows, tmp_path):
-    (tmp_path / "float32").mkdir()
-    for path in exported.iterdir():
-        (tmp_path / "float32" / path.name).write_bytes(path.read_bytes())
+    quantize_onnx(exported, tmp_path / "plain", rows, max_auroc_drop=1)
+    before, after = (margins_of(folder, [r["image"] for r in rows[:-1]]) for folder in (exported, tmp_path / "plain"))
+    bias = 1 - float(min(before.min(), after.min()))  # every image above 0.5
+    p_before, p_after = sigmoid(before + bias), sigmoid(after + bias)
+    moved = np.abs(p_after - p_before).argmax()
+    threshold = float((p_before + p_after)[moved] / 2)
+    numbers = {"temperature": 1.0, "bias": bias, "threshold": threshold, "unsure_low": 0.1, "unsure_high": 0.999}
+    properties = {"calibration": json.dumps(dataclasses.replace(CALIBRATION, **numbers).to_dict())}
+    source = tmp_path / "calibrated"
+    shutil.copytree(exported, source)
     model = onnx.load(exported / "model.onnx")
-    properties = load_backend(exported).properties
-    margins = margins_of(exported, [row["image"] for row in rows[:-1]])
-    middle = float(np.median(margins))
-    sharp = {"temperature": 0.01, "bias": -middle / 0.01, "threshold": 0.5, "unsure_low": 0.1, "unsure_high": 0.9}
-    calibration = dataclasses.replace(CALIBRATION, **sharp).to_dict()
-    onnx.helper.set_model_props(model, properties | {"calibration": json.dumps(calibration)})
-    onnx.save(model, tmp_path / "float32" / "model.onnx")
-    report = quantize_onnx(tmp_path / "float32", tmp_path / "int8", rows, max_auroc_drop=1, batch_size=64)
-    after = margins_of(tmp_path / "int8", [row["image"] for row in rows[:-1]])
-    assert report.flipped == ((after > middle) != (margins > middle)).sum()
-    p_before, p_after = (sigmoid((column - middle) / 0.01) for column in (margins, after))
+    onnx.helper.set_model_props(model, load_backend(exported).properties | properties)
+    onnx.save(model, source / "model.onnx")
+    report = quantize_onnx(source, tmp_path / "int8", rows, max_auroc_drop=1, batch_size=64)
+    assert report.flipped == ((p_after > threshold) != (p_before > threshold)).sum() > 0
     assert report.max_difference_p_fake == pytest.approx(np.abs(p_after - p_before).max(), abs=1e-6)
 
 
