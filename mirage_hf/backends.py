@@ -94,7 +94,11 @@ class ExportedDetector:
                 f"{self.file} takes `pixel_values` of (B, 3, {self.input_size[0]}, {self.input_size[1]}), "
                 f"got {tuple(pixel_values.shape)}"
             )
-        logits = self.logits(np.ascontiguousarray(pixel_values.detach().float().cpu().numpy()))
+        pixels = np.ascontiguousarray(pixel_values.detach().float().cpu().numpy())
+        if self.metadata["precision"] == "int8":  # the activations of a batch would share a scale
+            logits = np.concatenate([self.logits(pixels[i : i + 1]) for i in range(len(pixels))])
+        else:
+            logits = self.logits(pixels)
         return logits[:, 1].astype(np.float64) - logits[:, 0]
 
     def __reduce__(self):

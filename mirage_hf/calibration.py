@@ -114,8 +114,7 @@ class Calibration:
         """`float`: The threshold for probabilities without calibration, sigmoid(margin); it gives the same labels."""
         if self.threshold in (0, 1):
             return self.threshold
-        log_odds = math.log(self.threshold) - math.log1p(-self.threshold)
-        return float(sigmoid(self.temperature * (log_odds - self.bias)))
+        return float(sigmoid(self.temperature * (logit(self.threshold) - self.bias)))
 
     def probability(self, margins) -> np.ndarray:
         """
@@ -182,6 +181,11 @@ def sigmoid(values) -> np.ndarray:
     return np.where(values >= 0, 1, small) / (1 + small)
 
 
+def logit(p: float) -> float:
+    """log(p / (1 - p)), for p in (0, 1)."""
+    return math.log(p) - math.log1p(-p)
+
+
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"`calibration.{name}` must be a finite number, got {value!r}")
@@ -202,4 +206,4 @@ def _check_point(point: Any) -> None:
                 raise ValueError(f"`calibration.operating_points` must hold shares in [0, 1], got {value!r}")
 
 
-__all__ = ["Calibration", "sigmoid"]
+__all__ = ["Calibration", "logit", "sigmoid"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .calibration import Calibration, sigmoid
+from .calibration import Calibration, logit, sigmoid
 from .thresholds import threshold_at_fpr
 
 OPERATING_FPRS = (0.05, 0.01, 0.001)
@@ -98,8 +98,15 @@ def fit_calibration(
     groups_of_reals = [p_rows[classes == 0][real_names == name] for name in sorted(set(real_names))]
     smallest = min(map(len, groups_of_reals))
 
+    def threshold_for(rate: float) -> float:
+        # Halfway between two images on the scale without calibration, where training's `threshold_fpr` puts it, too.
+        raw = threshold_at_fpr(sigmoid(scores), classes, list(names), rate)
+        if 0 < raw < 1:
+            return float(sigmoid(logit(raw) / temperature + bias))
+        return threshold_at_fpr(p_rows, classes, list(names), rate)
+
     def operating_point(rate: float) -> dict[str, Any]:
-        threshold = threshold_at_fpr(p_rows, classes, list(names), rate)
+        threshold = threshold_for(rate)
         above = [(int((group > threshold).sum()), len(group)) for group in groups_of_reals]
         false_positives, n_real = max(above, key=lambda pair: (pair[0] / pair[1], -pair[1]))
         found = int((fakes > threshold).sum())
@@ -113,7 +120,7 @@ def fit_calibration(
             "supported": smallest * rate >= 1 - 1e-9,
         }
 
-    threshold = threshold_at_fpr(p_rows, classes, list(names), max_fpr)
+    threshold = threshold_for(max_fpr)
     return Calibration(
         temperature=temperature,
         bias=bias,

@@ -5,11 +5,9 @@ A detector of the Hub may call fake 0 or 1. Which logit means fake is read from 
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedConfig
 from transformers.modeling_outputs import ImageClassifierOutput
@@ -17,7 +15,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 import mirage_hf  # noqa: F401  (registers the package's models with transformers)
 
 from .adapter_checkpoint import fingerprint, sample_weights
-from .fused_transform import evaluation_transform
+from .fused_transform import FusedTransform, evaluation_transform
+from .image_processing import EvalTransform
 from .layouts import label_of
 from .modeling_mirage import MiraGeForImageDetection
 
@@ -30,7 +29,7 @@ class LoadedDetector:
     Args:
         model (`torch.nn.Module`):
             `model(pixel_values=...).logits` has shape `(B, 2)`: real, fake.
-        transform (`Callable[[PIL.Image.Image], torch.Tensor]`):
+        transform ([`EvalTransform`] or [`FusedTransform`]):
             An RGB image to `(3, H, W)`, by the checkpoint's own image processor.
         name (`str`):
             What was loaded, without the folders above it.
@@ -45,7 +44,7 @@ class LoadedDetector:
     """
 
     model: nn.Module
-    transform: Callable[[Image.Image], torch.Tensor]
+    transform: EvalTransform | FusedTransform
     name: str
     config: PreTrainedConfig
     threshold: float | None

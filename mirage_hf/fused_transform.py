@@ -4,8 +4,6 @@ transformers' PIL backend goes from PIL to NumPy, back to PIL for resizing, to N
 Resizing and cropping are Pillow's in any case; rescaling and normalising an 8-bit level is a table of 256 entries.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from PIL import Image
@@ -14,7 +12,7 @@ from transformers import BaseImageProcessor, PilBackend
 from .image_processing import EvalTransform, normalisation_table
 
 
-def evaluation_transform(processor: BaseImageProcessor) -> Callable[[Image.Image], torch.Tensor]:
+def evaluation_transform(processor: BaseImageProcessor) -> "EvalTransform | FusedTransform":
     """
     The fastest transform that gives exactly what a processor gives.
 

@@ -81,7 +81,8 @@ def test_threshold_and_points_are_counts(digits):
     groups = np.where(np.arange(len(labels)) % 3, "photo", "resampled")
     found = fit_calibration(margins, labels, groups, max_fpr=0.1)
     p_fake = found.probability(margins)
-    assert found.threshold == threshold_at_fpr(p_fake, labels, groups, 0.1)
+    raw = threshold_at_fpr(1 / (1 + np.exp(-margins)), labels, groups, 0.1)
+    assert found.raw_threshold == pytest.approx(raw, abs=1e-12)
     assert found.threshold != fit_calibration(margins, labels, max_fpr=0.1).threshold  # groups matter
     assert [point["max_fpr"] for point in found.operating_points] == [0.05, 0.01, 0.001]
     for point in found.operating_points:
@@ -241,7 +242,8 @@ def test_rows_of_one_key_are_one_image_in_each_of_its_groups():
     assert (found.n_real, found.n_fake) == (90, 60)
     assert (found.temperature, found.bias) == (once.temperature, once.bias)
     p_fake = found.probability(margins)
-    assert found.threshold == threshold_at_fpr(p_fake[rows], labels[rows], groups, 0.05)
+    raw = threshold_at_fpr(1 / (1 + np.exp(-margins[rows])), labels[rows], groups, 0.05)
+    assert found.raw_threshold == pytest.approx(raw, abs=1e-12)
     low, high = naive_band(p_fake, labels, 0.1)
     assert (found.unsure_low, found.unsure_high) == (min(low, found.threshold), max(high, found.threshold))
     assert fit_calibration(margins[rows], labels[rows], groups).temperature != once.temperature

@@ -71,6 +71,16 @@ def test_what_is_reported_follows_from_both_models_scores(exported, rows, tmp_pa
     assert report.bytes_float32 == (exported / "model.onnx").stat().st_size
 
 
+def test_a_score_does_not_depend_on_its_neighbours(exported, rows, tmp_path):
+    quantize_onnx(exported, tmp_path / "int8", rows, max_auroc_drop=0.2)
+    images = [row["image"] for row in rows[:6]]
+    together = margins_of(tmp_path / "int8", images)
+    assert together.tolist() == [margins_of(tmp_path / "int8", [image])[0] for image in images]
+    transform, backend = EvalTransform(AutoImageProcessor.from_pretrained(exported)), load_backend(tmp_path / "int8")
+    logits = backend.logits(torch.stack([transform(image) for image in images]).numpy())
+    assert np.abs(logits[:, 1] - logits[:, 0] - together).max() > 1e-6  # in one batch it would
+
+
 def test_matrix_products_are_quantised_and_the_patch_embedding_is_not(exported, rows, tmp_path):
     quantize_onnx(exported, tmp_path / "int8", rows, max_auroc_drop=0.2)
     graphs = [onnx.load(folder / "model.onnx").graph for folder in (exported, tmp_path / "int8")]
