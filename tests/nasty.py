@@ -105,6 +105,7 @@ def _pictures():
         yield _ok(f"turned_{turn}.jpg", data, "JPEG", **facts)
     yield _ok("bad_exif.jpg", jpeg_with_exif(b"II*\0\xff\xff\xff\xff not exif"), "JPEG")
     yield _ok("no_exif.jpg", jpeg_with_exif(b"no such record"), "JPEG")
+    yield _ok("no_exif.png", with_chunk(plain, b"eXIf", b"no such record"), "PNG")
     yield _ok("exif_bomb.jpg", jpeg_with_exif(exif_bomb()), "JPEG")
     yield _ok("photo.png", plain, "PNG")
     yield _ok("rgba.png", encoded(Image.new("RGBA", SIZE, (255, 0, 0, 51)), "PNG"), "PNG", (255, 204, 204), alpha=True)

@@ -73,12 +73,8 @@ class TestSuite:
 
     def test_pixels_are_those_of_a_naive_reader(self, suite):
         differs = 0
-        names = (
-            "gray_16_key.png",
-            "twelve_bits.tiff",
-            "bad_exif.jpg",
-            "no_exif.jpg",
-        )  # what the naive reader gets wrong
+        # What the naive reader gets wrong or cannot read.
+        names = ("gray_16_key.png", "twelve_bits.tiff", "bad_exif.jpg", "no_exif.jpg", "no_exif.png")
         for case in small(suite):
             if case.status == "ok" and isinstance(case.source, Path) and case.name not in names:
                 pixels = np.asarray(read_image(case.source).image)
@@ -268,6 +264,20 @@ def test_a_stream_that_gives_little_at_a_time():
             return self.parts.pop(0) if self.parts else b""
 
     assert read_image(Socket(encoded(photo(), "PNG"))).image.tobytes() == photo().tobytes()
+
+
+def test_an_endless_stream_is_left():
+    class Endless(io.RawIOBase):
+        given = 0
+
+        def read(self, size=-1):
+            assert size > 0
+            self.given += size
+            return bytes(size)
+
+    stream = Endless()
+    assert read_image(stream, ImageLimits(max_bytes=3 << 20)).status == "too_large"
+    assert stream.given == (3 << 20) + 1
 
 
 def test_a_picture_from_a_file_of_several_frames_is_taken_as_it_stands():
