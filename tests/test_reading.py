@@ -14,7 +14,7 @@ from trees import image_bytes, write_tree, write_zip
 
 from mirage_hf.data import load_detection_dataset
 from mirage_hf.image_io import ImageLimits, UnreadableImage, decode_rgb, load_rgb
-from mirage_hf.reading import member_source, open_archive
+from mirage_hf.reading import member_source, one_line, open_archive
 
 pytestmark = pytest.mark.usefixtures("cache_of_its_own")
 
@@ -189,3 +189,10 @@ def red_values(sources):
     order = random.Random(os.getpid()).sample(range(len(sources)), len(sources))
     red = {index: load_rgb(sources[index]).getpixel((0, 0))[0] for index in order}
     return [red[index] for index in range(len(sources))]
+
+
+def test_a_message_is_one_short_line_without_addresses():
+    error = OSError(f"cannot identify {io.BytesIO()!r}\n\x1b[31m {'x' * 500}")
+    message = one_line(error)
+    assert message.startswith("cannot identify <_io.BytesIO> [31m xxx") and len(message) == 200
+    assert one_line(KeyError()) == "KeyError"
