@@ -1,11 +1,16 @@
 """The deletion test on scores with known answers, and what must not pass it."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import wilcoxon
 
 from mirage_hf.deletion import DeletionCurves, deletion_test, without
 
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 PATCH, ROWS, COLUMNS = 4, 3, 5
 WEIGHTS = torch.linspace(-1, 2, ROWS * COLUMNS, dtype=torch.float64).view(ROWS, COLUMNS).flip(0)
 
@@ -78,6 +83,9 @@ def test_ties_go_by_place_and_images_apart(pixel_values, grid):
     squares = gone.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).float().mean(dim=(-2, -1))
     assert squares[0].flatten()[:3].tolist() == [1, 1, 1] and squares[0].sum() == 3
     assert squares[1, 0, -3:].tolist() == [1, 1, 1] and squares[1].sum() == 3
+    large, flat = torch.ones(1, 3, 100, 100), torch.zeros(1, 100, 100)  # too many for a sort that is stable by chance
+    gone = without(large, flat, flat, 1, 0.5, torch.zeros_like(large))[0, 0] == 0
+    assert gone[:50].all() and not gone[50:].any()
 
 
 def test_edges_that_hold_part_of_a_square():
@@ -125,3 +133,37 @@ def test_arguments_out_of_range(pixel_values, grid, options, message):
         run(pixel_values, grid, **options)
     with pytest.raises(ValueError, match=r"`grid` must be of shape \(3, 3, 5\)"):
         run(pixel_values, grid[:, :2])
+
+
+class TestStored:
+    """What `benchmarks/deletion_test.py` left behind."""
+
+    @pytest.fixture(scope="class")
+    def stored(self):
+        return json.loads((RESULTS / "deletion_test.json").read_text(encoding="utf-8"))
+
+    def test_p_follows_from_the_photographs(self, stored):
+        row, photographs = stored["test"]["rows"]["hottest"], stored["test"]["area_by_photograph"]
+        values = np.array(list(photographs.values()))
+        assert len(values) == row["photographs"] == 59 and (values > 0).sum() == row["photographs_above_0"]
+        assert values.mean() == pytest.approx(row["area"], abs=1e-4)
+        assert wilcoxon(values, alternative="greater").pvalue == pytest.approx(row["p"], rel=0.05)
+
+    def test_area_follows_from_the_curves(self, stored):
+        fractions = stored["settings"]["fractions"]
+        for row in stored["test"]["rows"].values():
+            curves = DeletionCurves(
+                np.array(fractions), np.ones(1), *(np.array([row[k]]) for k in ("without_these", "without_random"))
+            )
+            assert curves.area[0] == pytest.approx(row["area"], abs=2e-3)
+
+    def test_the_map_passes_and_what_must_not_does_not(self, stored):
+        rows = stored["test"]["rows"]
+        assert rows["hottest"]["p"] < 0.01 < 0.05 < rows["coldest"]["p"]
+        assert rows["shuffled"]["p"] > 0.05
+
+    def test_the_shipped_map_is_first_or_close_on_validation(self, stored):
+        for fill, rows in stored["validation"]["fills"].items():
+            areas = {name: row["area"] for name, row in rows.items()}
+            assert areas["contributions"] > 0.93 * max(areas.values()), fill
+            assert areas["patches, reversed"] < 0 < areas["patches"] < areas["contributions"]
