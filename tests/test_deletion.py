@@ -135,12 +135,13 @@ def test_arguments_out_of_range(pixel_values, grid, options, message):
         run(pixel_values, grid[:, :2])
 
 
+@pytest.fixture(scope="module")
+def stored():
+    return json.loads((RESULTS / "deletion_test.json").read_text(encoding="utf-8"))
+
+
 class TestStored:
     """What `benchmarks/deletion_test.py` left behind."""
-
-    @pytest.fixture(scope="class")
-    def stored(self):
-        return json.loads((RESULTS / "deletion_test.json").read_text(encoding="utf-8"))
 
     def test_p_follows_from_the_photographs(self, stored):
         row, photographs = stored["test"]["rows"]["hottest"], stored["test"]["area_by_photograph"]
