@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .signal_stack import kept_signal_stack
+
 MODEL_FILE = "model.onnx"
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 TEXT_PROPERTIES = ("mirage_hf_version", "source", "revision", "fingerprint", "precision")
@@ -160,7 +162,8 @@ class OpenVINOBackend(ExportedDetector):
             options["INFERENCE_PRECISION_HINT"] = self.precision
         if self.threads is not None:
             options["INFERENCE_NUM_THREADS"] = self.threads
-        self.compiled = openvino.Core().compile_model(model, "CPU", options)
+        with kept_signal_stack():
+            self.compiled = openvino.Core().compile_model(model, "CPU", options)
         if not model.has_rt_info("framework"):  # its name for ONNX's metadata
             return {}
         return {name: value.astype(str) for name, value in model.get_rt_info()["framework"].items()}

@@ -14,6 +14,7 @@ from exported import CALIBRATION, margins_in_torch, preprocess, random_images, s
 from mirage_hf.backends import OpenVINOBackend, load_backend
 from mirage_hf.detector import Detector
 from mirage_hf.export import export_onnx
+from mirage_hf.signal_stack import kept_signal_stack, signal_stack
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -191,3 +192,17 @@ def test_openvino_is_not_let_report_its_import(exports):
     load_backend(exports("turned")[1], "openvino")
     assert "openvino.tools.ovc.telemetry_stub" in sys.modules
     assert "openvino_telemetry" not in sys.modules
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="alternate signal stacks are kept on Linux")
+def test_openvino_leaves_the_signal_stack_alone(exports):
+    """Else a child that ends under PyTorch's DataLoader kills this process."""
+    file = exports("turned")[1] / "model.onnx"
+    before = signal_stack()
+    backend = OpenVINOBackend(file)
+    backend(torch.zeros(1, 3, *backend.input_size))
+    assert signal_stack() == before
+    with kept_signal_stack():
+        backend.compiled = sys.modules["openvino"].Core().compile_model(str(file), "CPU")
+        assert signal_stack() != before  # what it does by itself
+    assert signal_stack() == before

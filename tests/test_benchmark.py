@@ -311,7 +311,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, detectors, monkeypatch):
 
     def score_until_killed(*args, **options):
         if (out / "scores/raw/b.json").is_file():
-            (out / "scores/raw/c.csv.tmp").write_text("path,lab")  # what a kill amid writing would leave
+            (out / "scores/raw/.c.csv.tmp").write_text("path,lab")  # what a kill amid writing would leave
             os.kill(os.getpid(), signal.SIGKILL)
         return score(*args, **options)
 
