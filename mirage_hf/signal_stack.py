@@ -1,8 +1,8 @@
 """Keeps a thread's alternate signal stack as it was, across libraries that set one of their own.
 
-OpenVINO (2026.4) leaves the thread that compiles a model with an alternate stack of 11 KB. Python's signal handlers run
-there, and after some models had come and gone the next signal, that of a child which ended while PyTorch's DataLoader
-watched for it, killed the process.
+OpenVINO (2026.4) leaves the thread that compiles a model with an alternate stack of 11 KB. Python's signal handlers
+run there, and after some models had come and gone the next signal, that of a child which ended while PyTorch's
+DataLoader watched for it, killed the process.
 """
 
 import ctypes
