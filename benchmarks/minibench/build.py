@@ -1,6 +1,6 @@
 """Build the offline mini-benchmark: real photographs against neural upscalers, style networks and two small GANs.
 
-    python benchmarks/minibench/build.py            # everything, from nothing: about 40 minutes of one CPU core
+    python benchmarks/minibench/build.py            # everything, from nothing: about half an hour of one CPU core
     python benchmarks/minibench/build.py carried    # one step; every step goes on where it stopped
 
 Two tiers: the full one is built under `work/full/` from all photographs with all generators, and is never committed;
