@@ -145,7 +145,11 @@ class Preparer:
 def _name_of(source: Any) -> str | None:
     if not isinstance(source, (str, os.PathLike)):
         return None
-    return os.fsencode(source).decode("utf-8", "backslashreplace")
+    try:
+        name = os.fsencode(source)
+    except UnicodeEncodeError:  # no file's name: a surrogate that stands for no byte
+        return str(source).encode("utf-8", "backslashreplace").decode()
+    return name.decode("utf-8", "backslashreplace")
 
 
 __all__ = ["Detection", "NamedImage", "Prepared", "Preparer"]
