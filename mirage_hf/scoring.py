@@ -15,7 +15,8 @@ the shards that are not there yet: the same process after a crash, another one w
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,10 @@ def run_scoring(arguments: ScoringArguments) -> ScoringSummary:
     source = open_source(folder, os.getcwd() if arguments.inputs else None)
     files = {shard: (folder.shard_file(shard).resolve(), folder.metadata(shard)) for shard in todo}
     job = ShardJob(settings, source, files, threads, detector)
-    on_gpu = arguments.backend == "torch" and device.startswith("cuda")
+    on_gpu = settings.device != "cpu" and arguments.backend == "torch"
 
-    def start(report: Report) -> Iterator[Event]:
-        if arguments.engine == "ray":
+    def start(report: Report) -> Generator[Event]:
+        if arguments.engine == "ray" and todo:
             return run_ray(job, todo, workers, report, arguments.ray_address)
         return (run_decoders if on_gpu else run_processes)(job, todo, workers, report)
 
@@ -129,7 +130,7 @@ def run_scoring(arguments: ScoringArguments) -> ScoringSummary:
 
 
 def _follow(
-    start: Callable[[Report], Iterator[Event]], todo: list[int], folder: ScoringFolder, quiet: bool
+    start: Callable[[Report], Generator[Event]], todo: list[int], folder: ScoringFolder, quiet: bool
 ) -> tuple[dict[int, ShardStats], dict[int, str], float]:
     """Runs the engine under a progress bar; leaves no temporary behind, however it ends."""
     done: dict[int, ShardStats] = {}
@@ -138,11 +139,13 @@ def _follow(
     images = _images_of(folder, todo)
     try:
         with tqdm(total=images, unit=" images", disable=True if quiet else None, dynamic_ncols=True) as bar:
-            for event in start(bar.update) if todo else ():
-                if isinstance(event, ShardFailed):
-                    failures[event.shard] = event.reason
-                else:
-                    done[event.shard] = event.stats
+            # Closed at once when this is interrupted: it ends its processes, whose temporaries then go.
+            with closing(start(bar.update)) as events:
+                for event in events:
+                    if isinstance(event, ShardFailed):
+                        failures[event.shard] = event.reason
+                    else:
+                        done[event.shard] = event.stats
     finally:
         folder.clean(todo)
     return done, failures, time.perf_counter() - begin

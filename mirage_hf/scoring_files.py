@@ -17,28 +17,31 @@ def temporary_name(file: Path) -> Path:
     return file.with_name(f".{file.name}.{_host()}.{os.getpid()}.tmp")
 
 
-def remove_stale_temporaries(folder: Path, names: Iterable[str] | None = None) -> int:
+def remove_stale_temporaries(folder: Path, names: Iterable[str], shared: bool = False) -> int:
     """
     Remove what processes left behind that were killed.
 
     Args:
         folder (`Path`):
             The output folder.
-        names (`Iterable[str]`, *optional*):
-            Only temporaries of these files, those that are this process's own to write.
+        names (`Iterable[str]`):
+            Only temporaries of these files.
+        shared (`bool`, *optional*, defaults to `False`):
+            Whether other machines may be writing these files, too, so that theirs are kept. Those of processes that
+            run on this machine are kept in any case.
 
     Returns:
-        `int`: how many there were. A temporary of a process that runs on this machine is kept.
+        `int`: how many there were.
     """
-    wanted = None if names is None else set(names)
-    removed = 0
+    wanted, removed = set(names), 0
     for file in folder.glob(".*.tmp"):
         found = TEMPORARY.fullmatch(file.name)
-        if found is None or (wanted is not None and found["name"] not in wanted):
+        if found is None or found["name"] not in wanted:
             continue
         # A process that has just begun has written nothing yet, so what bears its number was left by another.
         pid = int(found["pid"])
-        if found["host"] != _host() or pid == os.getpid() or not _runs(pid):
+        here = found["host"] == _host()
+        if (not here and not shared) or (here and (pid == os.getpid() or not _runs(pid))):
             file.unlink(missing_ok=True)
             removed += 1
     return removed
@@ -70,7 +73,10 @@ def _runs(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:  # a killed process that nobody has waited for still has its number
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return True
 
 
 __all__ = ["create_json", "remove_stale_temporaries", "temporary_name"]

@@ -6,7 +6,7 @@ manifest's mark.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class ScoringFolder:
 
     def __init__(self, path: Path, manifest: dict[str, Any]):
         self.path, self.manifest = path, manifest
-        pinned = json.dumps({name: manifest[name] for name in PINNED}, sort_keys=True)
+        pinned = json.dumps({name: manifest.get(name) for name in PINNED}, sort_keys=True)
         self.mark = hashlib.sha256(pinned.encode()).hexdigest()[:16]
 
     @classmethod
@@ -94,7 +94,7 @@ class ScoringFolder:
         return {shard: stats for shard, stats in found.items() if stats is not None}
 
     def clean(self, shards: Iterable[int]) -> int:
-        """Removes what was left behind by killed processes that wrote these shards."""
+        """Removes what was left behind by killed processes that wrote these shards; how much that was."""
         return remove_stale_temporaries(self.path, [self.shard_file(shard).name for shard in shards])
 
     def write_summary(self) -> bool:
@@ -123,24 +123,36 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     The manifest in a folder, if there is one.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the file is something else.
     """
     file = path / "manifest.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ValueError(f"'{file}' is damaged: start over with --restart") from error
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"mirage_hf", "num_shards"} <= found.keys():
+        raise ValueError(f"'{file}' is no manifest of scores: choose another --output-dir, or remove it")
+    return found
 
 
 def remove_run(path: Path) -> None:
-    """Removes what a run wrote into its folder, the manifest last, and nothing else."""
-    patterns: Sequence[str] = ("shard-*-of-*.parquet", "listing-*.parquet", "summary.json", "manifest.json")
-    remove_stale_temporaries(path)
-    for pattern in patterns:
-        for file in path.glob(pattern):
-            file.unlink()
+    """
+    Removes what a run wrote into its folder, the manifest last, and nothing else.
+
+    Raises:
+        ValueError: the folder has a manifest of something else.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        return
+    folder = ScoringFolder(path, manifest)
+    folder.clean(range(folder.num_shards))
+    for shard in range(folder.num_shards):
+        folder.shard_file(shard).unlink(missing_ok=True)
+    for name in (f"listing-{manifest['inputs']}.parquet", "summary.json", "manifest.json"):
+        (path / name).unlink(missing_ok=True)
 
 
 def _shown(value: Any) -> str:

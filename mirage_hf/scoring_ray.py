@@ -5,7 +5,7 @@ as they do the inputs and this package.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -37,7 +37,7 @@ def import_ray() -> Any:
 
 def run_ray(
     job: ShardJob, shards: Sequence[int], workers: int, report: Report, address: str | None = None
-) -> Iterator[Event]:
+) -> Generator[Event]:
     """
     Score shards as Ray tasks.
 
@@ -70,7 +70,7 @@ def run_ray(
         ray.shutdown()
 
 
-def _run_tasks(ray: Any, job: ShardJob, shards: Sequence[int], workers: int, report: Report) -> Iterator[Event]:
+def _run_tasks(ray: Any, job: ShardJob, shards: Sequence[int], workers: int, report: Report) -> Generator[Event]:
     on_gpu = job.settings.device is not None and job.settings.device.startswith("cuda")
     task = ray.remote(_score).options(num_cpus=job.threads, num_gpus=1 if on_gpu else 0)
     shared, waiting = ray.put(job), list(reversed(shards))

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import Connection, wait
@@ -49,7 +49,7 @@ Event = ShardDone | ShardFailed
 Report = Callable[[int], object]
 
 
-def run_processes(job: ShardJob, shards: Sequence[int], workers: int, report: Report) -> Iterator[Event]:
+def run_processes(job: ShardJob, shards: Sequence[int], workers: int, report: Report) -> Generator[Event]:
     """
     Score shards in processes, each with the detector on the CPU.
 
@@ -128,6 +128,7 @@ def _end_of(process: BaseProcess) -> str:
 
 def _work(job: ShardJob, connection: Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the others
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # in that way, whatever it does itself on this signal
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     settle_process(job.threads)
     try:
@@ -169,7 +170,7 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def run_decoders(job: ShardJob, shards: Sequence[int], workers: int, report: Report) -> Iterator[Event]:
+def run_decoders(job: ShardJob, shards: Sequence[int], workers: int, report: Report) -> Generator[Event]:
     """
     Score shards in this process, on its device, with images prepared in others, ahead of the network.
 

@@ -37,7 +37,8 @@ def test_executable_from_names_on_stdin_to_a_table(photos, folders, tmp_path):
     stdin = b"\0".join(str(path).encode() for path in [*sorted(photos.rglob("*.png")), photos / "gone.png"])
     out = tmp_path / "out"
     command = [EXECUTABLE, "score", "-", "--null", "--model", folders["full"], "--output-dir", out, "--json"]
-    command += ["--merge", tmp_path / "all.csv"]
+    # One process with all cores: where there are several, it is started anew and not forked.
+    command += ["--merge", tmp_path / "all.csv", "--workers", 1, "--device", "cpu"]
     answer = subprocess.run(list(map(str, command)), input=stdin, capture_output=True, timeout=300)
     assert answer.returncode == 3, answer.stderr
     summary = json.loads(answer.stdout)
@@ -68,8 +69,14 @@ def test_fail_on_fake(photos, invoke, threshold, code):
 
 def test_parts(photos, invoke, tmp_path):
     assert invoke(photos, "--shard-size", 2, "--list-only").exit_code == 0
-    assert invoke("--shard-index", 1, "--num-shards", 2).exit_code == 0 and len(shards(tmp_path / "out")) == 1
-    assert invoke("--shard-index", 0, "--num-shards", 2).exit_code == 0 and len(rows(tmp_path / "out")) == 6
+    merge = ("--merge", tmp_path / "all.jsonl")
+    first = invoke("--shard-index", 1, "--num-shards", 2, *merge)
+    assert (
+        first.exit_code == 0 and len(shards(tmp_path / "out")) == 1 and "all.jsonl is not written yet" in first.stderr
+    )
+    last = invoke("--shard-index", 0, "--num-shards", 2, *merge)
+    assert last.exit_code == 0 and len(rows(tmp_path / "out")) == 6 and last.stderr == ""
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 6
     assert (tmp_path / "out" / "summary.json").is_file()
 
 

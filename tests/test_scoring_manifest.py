@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
 from bulk import score, shards, write_images
@@ -110,10 +111,14 @@ class TestRefusal:
         assert summary.images_scored == 6 and len(shards(output)) == 3 and (output / "mine.txt").exists()
         assert len(list(output.glob("listing-*"))) == 1
 
-    def test_a_damaged_manifest(self, photos, folders, output):
-        (output / "manifest.json").write_text("{")
-        with pytest.raises(ValueError, match="manifest.json' is damaged: start over with --restart"):
-            score(photos, folders["full"], output)
+    @pytest.mark.parametrize("content", ["{", "[]", '{"name": "an app"}'])
+    @pytest.mark.parametrize("restart", [False, True])
+    def test_a_manifest_of_something_else_is_left_alone(self, photos, folders, output, content, restart):
+        (output / "manifest.json").write_text(content)
+        before = sorted(output.iterdir())
+        with pytest.raises(ValueError, match="manifest.json' is no manifest of scores: choose another"):
+            score(photos, folders["full"], output, restart=restart)
+        assert sorted(output.iterdir()) == before and (output / "manifest.json").read_text() == content
 
     def test_a_missing_listing(self, photos, folders, output):
         next(output.glob("listing-*")).unlink()
@@ -161,7 +166,17 @@ class TestTemporaries:
         assert remove_stale_temporaries(tmp_path, ["a.parquet"]) == 3
         kept = {names["at work"], names["another file"], names["no temporary"]}
         assert {path.name for path in tmp_path.iterdir()} == kept
-        assert remove_stale_temporaries(tmp_path) == 1
+        (tmp_path / names["elsewhere"]).touch()
+        assert remove_stale_temporaries(tmp_path, ["a.parquet"], shared=True) == 0
+
+    def test_of_a_process_that_nobody_has_waited_for(self, tmp_path):
+        process = subprocess.Popen(["true"])
+        host = temporary_name(tmp_path / "x").name.split(".")[2]
+        file = tmp_path / f".a.parquet.{host}.{process.pid}.tmp"
+        file.touch()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert remove_stale_temporaries(tmp_path, ["a.parquet"]) == 1
+        process.wait()
 
     def test_the_first_of_several_writers_wins(self, tmp_path, monkeypatch):
         create_json(tmp_path / "x.json", {"a": 1})
@@ -179,9 +194,12 @@ class TestTemporaries:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "y.json"]
 
     def test_remove_run_keeps_what_is_not_its_own(self, output):
-        (output / "summary.csv").touch()
+        for name in ("summary.csv", "shard-00000-of-00009.parquet", "listing-0.parquet"):
+            (output / name).touch()
+        (output / ".shard-00001-of-00002.parquet.otherhost.1.tmp").touch()
         remove_run(output)
-        assert [path.name for path in output.iterdir()] == ["summary.csv"]
+        kept = ["listing-0.parquet", "shard-00000-of-00009.parquet", "summary.csv"]
+        assert sorted(path.name for path in output.iterdir()) == kept
 
 
 def test_limits_are_all_pinned(finished):
