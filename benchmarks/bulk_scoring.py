@@ -302,7 +302,8 @@ def to_markdown(found: dict) -> str:
         f"One image on one thread: decoding {stages['decode_ms']} ms, transform {stages['transform_ms']} ms, network "
         f"{network} ms of CPU. The network is {network / whole:.0%} of the work, so {machine['cores']} cores can't do "
         f"more than {machine['cores'] * 1000 / whole:.0f} images/s in this way, however well decoding is hidden. "
-        f"Keeping freed memory took the network from {stages['network_ms_by_batch_size'][str(BATCH_SIZE)]} ms to that.",
+        "Keeping freed memory took the network from "
+        f"{stages['network_ms_by_batch_size'][str(BATCH_SIZE)]} ms to that.",
         "",
         "## Memory",
         "",
