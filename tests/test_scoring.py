@@ -246,7 +246,7 @@ class TestKilled:
         assert list(summary.failures) == [2] and summary.shards_finished == 6 - len(unfinished)
         assert ("out of memory" if isinstance(error, MemoryError) else "OSError: No space left") in summary.failures[2]
 
-    def test_ctrl_c_ends_the_workers_and_leaves_no_temporaries(self, photos, model, tmp_path, monkeypatch):
+    def test_ctrl_c_ends_the_workers_and_leaves_no_temporaries(self, photos, model, tmp_path, monkeypatch, capfd):
         judge = Detector.judge
         monkeypatch.setattr(Detector, "judge", lambda *args: time.sleep(0.2) or judge(*args))
 
@@ -264,6 +264,7 @@ class TestKilled:
         assert not list(tmp_path.glob(".*"))
         with pytest.raises(ProcessLookupError):
             os.killpg(process.pid, 0)
+        assert "Traceback" not in capfd.readouterr().err
 
     def test_a_run_killed_while_it_listed(self, photos, model, tmp_path):
         host = temporary_name(tmp_path / "x").name.split(".")[2]
