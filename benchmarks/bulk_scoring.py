@@ -6,7 +6,8 @@
 The images are hard links of the carried mini-benchmark's (192 x 192 pixels) and of JPEGs of 500 x 375 made from them,
 in equal numbers. All contenders score the same sample, in turns, and hold the detector in memory when their clock
 starts. Rounds in which other programs took more than a twentieth of the machine are marked and left out. Then the
-command scores all images, and the memory of its processes is read twice a second. Writes `bulk_scoring.json` and `.md`.
+command scores all images, and the memory of its processes is read twice a second. Writes `bulk_scoring.json` and
+`bulk_scoring.md`.
 """
 
 import argparse

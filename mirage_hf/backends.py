@@ -162,6 +162,7 @@ class OpenVINOBackend(ExportedDetector):
             options["INFERENCE_PRECISION_HINT"] = self.precision
         if self.threads is not None:
             options["INFERENCE_NUM_THREADS"] = self.threads
+            options["ENABLE_CPU_PINNING"] = False  # it would tie every process of such few threads to the same cores
         with kept_signal_stack():
             self.compiled = openvino.Core().compile_model(model, "CPU", options)
         if not model.has_rt_info("framework"):  # its name for ONNX's metadata
