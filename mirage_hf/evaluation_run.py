@@ -94,6 +94,7 @@ def run_evaluation(args: EvaluationArguments) -> tuple[EvaluationReport, int]:
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     facts = report.to_dict() | {
+        "model": {"name": detector.name, "fingerprint": detector.fingerprint, "threshold": own},
         "arguments": asdict(args),
         "device": device_name(device),
         "versions": versions(),

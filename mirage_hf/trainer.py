@@ -7,6 +7,8 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,9 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import ProgressCallback, Trainer
+from transformers.utils import SAFE_WEIGHTS_NAME
 
+from .adapter_checkpoint import is_adapter
 from .losses import supervised_contrastive_loss
 from .memory_bank import MemoryBank
+from .model_card import write_card
 from .progress import ImageProgressCallback
 from .representation import representation_statistics
 from .training_args import MiraGeTrainingArguments
@@ -205,6 +210,33 @@ class MiraGeTrainer(Trainer):
         """As in `Trainer`; on a base model that is a folder of this machine, the full model goes up."""
         with self.accelerator.unwrap_model(self.model).portable():
             return super().push_to_hub(*args, **kwargs)
+
+    def create_model_card(
+        self, model_name: str | None = None, license: str | None = None, tags: str | Sequence[str] | None = None
+    ) -> None:
+        """
+        Writes `README.md`: [`build_card`]'s for MiraGe, not the stock draft. A card that somebody changed stays.
+
+        Args:
+            model_name, license (`str`, *optional*):
+                Before those of `card.yaml` in the output folder.
+            tags (`str` or `Sequence[str]`, *optional*):
+                Likewise, beside those of every card.
+        """
+        if not self.is_world_process_zero():
+            return
+        tags = [tags] if isinstance(tags, str) else list(tags or [])
+        if self.accelerator.unwrap_model(self.model).config.model_type != "mirage":
+            super().create_model_card(model_name=model_name, license=license, tags=tags)
+            return
+        folder = Path(self.args.output_dir)
+        given = {"name": model_name, "license": license, "tags": tags}
+        weights = folder / SAFE_WEIGHTS_NAME
+        write_card(
+            folder,
+            is_adapter=weights.is_file() and is_adapter(weights),
+            stated={name: value for name, value in given.items() if value},
+        )
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

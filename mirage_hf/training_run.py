@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from .data import load_detection_dataset
 from .image_dataset import DetectionImages, SetEpoch
 from .image_processing import EvalTransform, TrainTransform, build_image_processor, derive_image_processor
 from .metrics import DetectionMetric
+from .model_card_training import write_training_run
 from .modeling_mirage import MiraGeForImageDetection
 from .run_args import DataArguments, ModelArguments
 from .thresholds import threshold_at_fpr
@@ -29,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 def run_training(model_args: ModelArguments, data_args: DataArguments, args: MiraGeTrainingArguments) -> dict:
     """
-    Trains a detector and saves it, its image processor, metrics and logs in `args.output_dir`. Where the method has
-    nothing to train, the rest is done all the same.
+    Trains a detector and saves it, its image processor, model card, metrics and logs in `args.output_dir`. Where the
+    method has nothing to train, the rest is done all the same.
 
     `args.resume_from_checkpoint="last"` goes on from the last complete checkpoint there, if there is one.
 
@@ -42,6 +44,7 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
     """
     if args.eval_strategy != "no" and data_args.eval_split is None:
         raise ValueError("`eval_strategy` needs an `eval_split` to evaluate.")
+    started = time.perf_counter()
     set_seed(args.seed)
     model = load_model(model_args)
     config: Any = model.config
@@ -67,9 +70,11 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
         )
         if args.should_log:  # a wrong reading of the labels must be seen before the GPU-day
             logger.warning("Training on\n%s", report)
-        eval_rows = None
+        eval_rows = eval_report = None
         if data_args.eval_split is not None:
-            eval_rows = load_detection_dataset(data_args.data, split=data_args.eval_split, **options)
+            eval_rows, eval_report = load_detection_dataset(
+                data_args.data, split=data_args.eval_split, return_report=True, **options
+            )
     if data_args.repeats or data_args.balance_classes:
         rows = rows.select(epoch_rows(rows["label"], rows["generator"], data_args.repeats, data_args.balance_classes))
     train_dataset = DetectionImages(rows, TrainTransform(train_processor, augmentation), seed=args.seed)
@@ -100,6 +105,17 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
     trainer.save_model()
     trainer.save_state()
     trainer.save_metrics("all", metrics)
+    if args.should_save:
+        write_training_run(
+            model_args,
+            data_args,
+            args,
+            train=report,
+            evaluation=eval_report,
+            rows_per_epoch=len(rows),
+            seconds=time.perf_counter() - started,
+        )
+        trainer.create_model_card()
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.finish()
