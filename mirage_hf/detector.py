@@ -19,13 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
 
 from .calibration import Calibration
 from .detection import Detection, Prepared, Preparer
 from .detector_loading import LoadedDetector, load_detector
 from .fused_transform import evaluation_transform
 from .image_io import SCORING_LIMITS, ImageLimits, ImageStatus
+from .modeling_mirage import MiraGeForImageDetection
+from .vision_inference import VisionInference
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BACKENDS = ("torch", "onnx", "openvino")
@@ -259,14 +261,22 @@ class TorchMargins:
     def __init__(self, loaded: LoadedDetector, device: str | torch.device | None = None, dtype: str = "float32"):
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.dtype = loaded.model.to(self.device).eval(), DTYPES[dtype]
+        self.logits = model_logits(self.model)
 
     def __call__(self, pixel_values: torch.Tensor) -> np.ndarray:
         """`pixel_values` of shape `(B, 3, H, W)` to float64 of shape `(B,)`."""
         autocast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, dtype=self.dtype)
         with torch.inference_mode(), autocast:
-            logits = self.model(pixel_values=pixel_values.to(self.device)).logits  # (B, 2)
+            logits = self.logits(pixel_values.to(self.device))  # (B, 2)
         real, fake = logits.double().unbind(dim=-1)
         return (fake - real).cpu().numpy()
+
+
+def model_logits(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`pixel_values` of shape `(B, 3, H, W)` to logits `(B, 2)`: without needless work where the model is MiraGe."""
+    if isinstance(model, MiraGeForImageDetection):
+        return VisionInference(model)
+    return lambda pixel_values: model(pixel_values=pixel_values).logits
 
 
 def stated_revision(config: PreTrainedConfig) -> str | None:

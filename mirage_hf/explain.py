@@ -99,6 +99,8 @@ def explain(detector: Detector, image: Any) -> Explanation:
     """
     Score an image and map where the score comes from, in one forward pass.
 
+    The score is [`Detector.score`]'s to 1e-6 in float32; half precision rounds it differently here, by less than 1e-3.
+
     Args:
         detector ([`Detector`]):
             MiraGe, or a baseline on CLIP, with the torch backend.

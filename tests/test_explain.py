@@ -35,14 +35,17 @@ def make_detector(
 
 
 class TestScore:
-    @pytest.mark.parametrize("kwargs", [{}, {"image_size": 48, "tile_images": True}, {"dtype": "bfloat16"}])
-    def test_is_the_detector_s(self, kwargs):
+    @pytest.mark.parametrize(
+        ("kwargs", "bound"),
+        [({}, 1e-6), ({"image_size": 48, "tile_images": True}, 1e-6), ({"dtype": "bfloat16"}, 1e-3)],
+    )
+    def test_is_the_detector_s(self, kwargs, bound):
         detector = make_detector(**kwargs)
         scores = []
         for seed in range(3):
             image = picture(50, 41, seed)
             explanation, detection = explain(detector, image), detector.score(image)
-            assert explanation.p_fake == pytest.approx(detection.p_fake, abs=1e-6)
+            assert explanation.p_fake == pytest.approx(detection.p_fake, abs=bound)
             assert (explanation.label, explanation.verdict) == (detection.label, detection.verdict)
             assert explanation.threshold == detection.threshold
             scores.append(explanation.p_fake)
