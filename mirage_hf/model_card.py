@@ -12,6 +12,7 @@ the weights and `push` makes it anew from all results that there are; words of o
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,11 @@ def build_card(facts: CardFacts, repo_id: str | None = None) -> ModelCard:
         ValueError: a text of `card.yaml` can't be rendered, or the card lacks what every card has.
     """
     notes, evaluations = facts.notes, [found for found in facts.results if not found.is_benchmark]
-    known = {
-        "evaluation": evaluations[0].content if evaluations else None,
-        "metrics": facts.training.get("metrics"),
-        "calibration": facts.calibration,
-        "config": facts.config,
-    }
+    known: dict[str, Any] = {"calibration": facts.calibration, "config": facts.config}
+    if evaluations:
+        known["evaluation"] = evaluations[0].content
+    if "metrics" in facts.training:
+        known["metrics"] = facts.training["metrics"]
     environment = SandboxedEnvironment(undefined=StrictUndefined)
     environment.filters["percent"] = percent
 
@@ -71,7 +71,7 @@ def build_card(facts: CardFacts, repo_id: str | None = None) -> ModelCard:
         try:
             return "" if text is None else environment.from_string(text).render(known).strip()
         except (TemplateError, TypeError) as error:
-            raise ValueError(f"card.yaml: `{name}` can't be filled in: {error}") from error
+            raise ValueError(f"card.yaml: `{name}` can't be filled in from the results given: {error}") from error
 
     card = ModelCard.from_template(
         card_metadata(facts, repo_id),
@@ -256,7 +256,11 @@ def _training_blocks(facts: CardFacts) -> list[dict[str, str]]:
     blocks = []
     if "model_type" in facts.config:
         blocks.append({"text": prompts_text(facts.config), "shown": facts.shown["config"]})
-    texts = {"arguments": recipe_table, "run": data_text, "metrics": metrics_text}
+    texts: dict[str, Callable[[dict[str, Any]], str]] = {
+        "arguments": recipe_table,
+        "run": lambda run: data_text(run, calibrated=facts.calibration is not None),
+        "metrics": metrics_text,
+    }
     for key, text_of in texts.items():
         if key in facts.training and (text := text_of(facts.training[key])):
             blocks.append({"text": text, "shown": facts.shown[key]})

@@ -138,8 +138,8 @@ def prompts_text(config: dict[str, Any]) -> str:
     return f"Prompts: {', '.join(f'`{name}` {_plain(config[name])}' for name in PROMPTS)}."
 
 
-def data_text(run: dict[str, Any]) -> str:
-    """What was trained on, how often, on what machine, and in what time."""
+def data_text(run: dict[str, Any], calibrated: bool) -> str:
+    """What was trained on, how often, on what machine, in what time; and the threshold, unless calibration moved it."""
     data, found = run["data"], run["evaluation"]
     rows = [[name, data["split"], *pair] for name, pair in data["counts"].items()]
     if found is not None:
@@ -161,7 +161,7 @@ def data_text(run: dict[str, Any]) -> str:
         + ".",
         "Augmentation: " + ", ".join(f"`{name}` {_plain(value)}" for name, value in run["augmentation"].items()) + ".",
     ]
-    if run["threshold_fpr"] is not None:
+    if run["threshold_fpr"] is not None and not calibrated:
         lines.append(
             "The threshold was fixed on validation images: the smallest at which at most "
             f"{share(run['threshold_fpr'])} of the real ones, in every group of them, is called fake."
@@ -185,7 +185,7 @@ def metrics_text(metrics: dict[str, Any]) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f"({', '.join(map(str, value))})" if isinstance(value, (list, tuple)) else str(value)
 
 
 __all__ = [

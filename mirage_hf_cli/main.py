@@ -8,11 +8,13 @@ import typer
 from .benchmark import benchmark
 from .calibrate import calibrate
 from .compare import compare
+from .demo import demo
 from .evaluate import evaluate
 from .explain import explain
 from .export import export
 from .info import info
 from .predict import predict
+from .push import push
 from .score import score
 from .train import train
 
@@ -56,3 +58,5 @@ app.command("benchmark")(benchmark)
 app.command("compare")(compare)
 app.command("calibrate")(calibrate)
 app.command("export")(export)
+app.command("demo")(demo)
+app.command("push")(push)
