@@ -35,6 +35,7 @@ from .backends import (
     metadata_properties,
     one_line,
 )
+from .detector import model_logits
 from .detector_loading import LoadedDetector, load_detector
 from .export_comparison import Comparison, compare, synthetic_images
 from .export_metadata import write_configuration
@@ -82,11 +83,11 @@ class Logits(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = model
+        self.logits = model_logits(model)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`(B, 3, H, W)` to `(B, 2)`: real, fake."""
-        return self.model(pixel_values=pixel_values).logits.float()
+        return self.logits(pixel_values).float()
 
 
 def export_onnx(

@@ -73,7 +73,7 @@ class VisionInference(nn.Module):
             raise ValueError(f"Input image size ({height}*{width}) doesn't match model ({self.side}*{self.side}).")
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))  # (B, d, side/p, side/p)
         patches = patches.flatten(2).transpose(1, 2) + self.patch_positions  # (B, N, d)
-        tokens = torch.cat([self.class_token.expand(len(patches), 1, -1), patches], dim=1)  # (B, 1 + N, d)
+        tokens = torch.cat([self.class_token.expand(patches.shape[0], 1, -1), patches], dim=1)  # (B, 1 + N, d)
         tokens = self.first_norm(tokens)
         for layer in self.layers:
             tokens = layer(tokens)
@@ -116,12 +116,12 @@ class InferenceLayer(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """`(B, tokens, d)` to the same; to `(B, 1, d)` in the last layer."""
         if self.prompts is not None:  # the last prompted layer's, which flow on
-            tokens = torch.cat([tokens, self.prompts.expand(len(tokens), -1, -1)], dim=1)  # (B, 1 + N + m, d)
+            tokens = torch.cat([tokens, self.prompts.expand(tokens.shape[0], -1, -1)], dim=1)  # (B, 1 + N + m, d)
         normed = self.norm1(tokens)
         keys, values = self.heads(self.key(normed)), self.heads(self.value(normed))
         if self.prompt_keys is not None:
             keys, values = (
-                torch.cat([states, constant.to(states.dtype).expand(len(tokens), -1, -1, -1)], dim=2)
+                torch.cat([states, constant.to(states.dtype).expand(tokens.shape[0], -1, -1, -1)], dim=2)
                 for states, constant in ((keys, self.prompt_keys), (values, self.prompt_values))
             )  # (B, heads, 1 + N + m, d / heads)
         if self.is_last:
