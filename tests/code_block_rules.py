@@ -29,7 +29,7 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule(r"/data/(?=GenImage|UFD|photos)", "$DATA/", "data sets of many GB: small trees of the same layout stand in"),
+    Rule(r"(?<![\w.])/data/(?=\w)", "$DATA/", "data sets of many GB: small trees of the same layout stand in"),
     Rule(r"^\. \.venv/bin/activate$", ":", "the environment is active already"),
     Rule(
         r"^make (?=\w)", "make --dry-run ", "minutes to hours; the commands that targets run have tests of their own"
@@ -42,7 +42,8 @@ RULES = (
     Rule(r"(training/sweep\.py \S+)(?! list)", r"\1 list", "days of training; the grid must be readable"),
     Rule(r"(minibench/build\.py|pretrain_tiny_clip\.py)", r"\1 --help", "downloads GB, or runs for hours"),
     Rule(r"(evidence/run\.py \w+)", r"\1 --help", "hours of training; the stage must exist"),
-    Rule(r"(mirage-hf demo .*--port (\d+).*)", r"once \2 \1", "a server that runs until it is stopped"),
+    Rule(r"(mirage-hf demo .*--port (\d+)[^#]*)", r"once \2 \1", "a server that runs until it is stopped"),
+    Rule(r"((?:\w+=\S+ )*python examples/space/app\.py)", r"once 7860 env \1", "another such server"),
 )
 
 

@@ -9,13 +9,16 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from code_blocks import find_blocks
 from hub_stub import PRIVATE_TOKEN, HubStub
@@ -26,7 +29,7 @@ from mirage_hf.layouts import label_of
 ROOT = Path(__file__).resolve().parent.parent
 CARRIED = ROOT / "benchmarks" / "minibench" / "carried"
 NOT_LINKED = {".git", ".venv", "outputs", "build", "dist", "benchmarks"}
-PHOTOGRAPHS = 10  # of each split of the carried tier; full=True keeps all
+PHOTOGRAPHS = 4  # of each split of the carried tier; full=True keeps all
 PICTURES, PICTURES_OF_DATA_SETS = 8, 2  # for a `*` of a layout
 CLIENTS = ("python", "mirage-hf", "torchrun", "accelerate", "check-pip")
 GIVEN = (
@@ -36,6 +39,8 @@ GIVEN = (
     "my_images/{train,validation,test}/{real,fake}/*.jpg",
     "held_out/validation/{real,fake}/*.jpg",
     "my_validation_images/validation/{real,fake}/*.jpg",
+    "/data/held_out/validation/{real,fake}/*.jpg",
+    "/data/photos/*.jpg",
 )
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -88,7 +93,6 @@ class Sandbox:
         self.env = {
             "PATH": f"{clients}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(folder),
-            "DATA": str(self.data),
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
             "MPLBACKEND": "Agg",
@@ -129,17 +133,23 @@ class Sandbox:
                 path.write_bytes(picture(is_fake, number, path.suffix.lower()))
 
     def shell(self, text: str, timeout: float) -> subprocess.CompletedProcess:
-        """Runs a script with bash, which stops at the first command that fails."""
-        return subprocess.run(
-            ["bash", "-c", PRELUDE + text],
-            cwd=self.root,
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-        )
+        """
+        Runs a script with bash, which stops at the first command that fails.
+
+        Raises:
+            subprocess.TimeoutExpired: it was not done; it is ended with all that it started.
+        """
+        command = ["bash", "-c", PRELUDE + text.replace("$DATA", str(self.data))]
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(
+            command, cwd=self.root, env=self.env, text=True, start_new_session=True, **streams
+        ) as process:
+            try:
+                printed, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, printed)
 
 
 def alternatives(pattern: str) -> list[str]:
