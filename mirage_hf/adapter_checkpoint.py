@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPModel
@@ -99,7 +100,7 @@ def merge_adapter(
         clip = CLIPModel.from_pretrained(name, revision=revision, dtype="auto", use_safetensors=True, **hub_kwargs)
     except OSError as error:
         raise OSError(
-            f"The base model {name!r} of this adapter could not be loaded: {error} "
+            f"The base model {name!r} of this adapter {why_not_loaded(error)}. "
             "Pass base_model_name_or_path=<CLIP checkpoint> to `from_pretrained` to take it from elsewhere."
         ) from error
     sample = sample_weights(clip)
@@ -113,6 +114,24 @@ def merge_adapter(
     if config.baked:
         state_dict = {key: value for key, value in state_dict.items() if not key.startswith("clip.text_")}
     return state_dict | load_file(weights_file), sample
+
+
+def why_not_loaded(error: BaseException) -> str:
+    """Why a base model could not be loaded, in a line: what the Hub answered is behind the error of transformers."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    if any(isinstance(cause, GatedRepoError) for cause in causes):  # a kind of the next one
+        return (
+            "is gated: ask for access on its page on the Hub, then log in with `hf auth login` or pass `token`, one "
+            "that has access"
+        )
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return (
+            "is not on the Hub, or is private: log in with `hf auth login` or pass `token`, one that may see it, and "
+            "mind the spelling"
+        )
+    return f"could not be loaded: {' '.join(str(error).split()).rstrip('.')}"
 
 
 __all__ = ["fingerprint", "is_adapter", "matches_sample", "merge_adapter", "sample_weights"]

@@ -139,7 +139,7 @@ def prompts_text(config: dict[str, Any]) -> str:
 
 
 def data_text(run: dict[str, Any], calibrated: bool) -> str:
-    """What was trained on, how often, on what machine, in what time; and the threshold, unless calibration moved it."""
+    """What was trained on, how often, where and how long; and where the threshold is from, unless a calibration is."""
     data, found = run["data"], run["evaluation"]
     rows = [[name, data["split"], *pair] for name, pair in data["counts"].items()]
     if found is not None:

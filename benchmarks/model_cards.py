@@ -1,6 +1,6 @@
 """Makes the model cards of this repository again, from the files that hold their figures:
 
-    python model_cards/make.py
+    python benchmarks/model_cards.py
 
 `mirage-tiny.md`, the carried detector's, is its `README.md` as well; `mirage-vitl14.md` is of a checkpoint that is
 still to be trained, so it has a recipe and no results.
@@ -20,6 +20,7 @@ from mirage_hf.model_card_facts import CardFacts, read_facts, read_notes  # noqa
 from mirage_hf.model_card_figures import check_figures  # noqa: E402
 from mirage_hf.training_args import MiraGeTrainingArguments  # noqa: E402
 
+CARDS = ROOT / "model_cards"
 RESULTS = ROOT / "benchmarks" / "results"
 TINY = ROOT / "benchmarks" / "minibench" / "mirage-tiny"
 RECIPE = ROOT / "training" / "recipes" / "genimage_sdv14.yaml"
@@ -43,7 +44,7 @@ def vitl14_facts() -> CardFacts:
         name="mirage-vitl14",
         config={},
         is_adapter=True,
-        notes=read_notes(Path(__file__).with_name("mirage-vitl14.yaml")),
+        notes=read_notes(CARDS / "mirage-vitl14.yaml"),
         calibration=None,
         training={"arguments": recipe},
         results=[],
@@ -62,8 +63,8 @@ def make_cards() -> dict[Path, str]:
     for name, facts in (("mirage-tiny", tiny_facts()), ("mirage-vitl14", vitl14_facts())):
         text = str(build_card(facts))
         check_figures(text, facts)
-        cards[Path(__file__).with_name(f"{name}.md")] = text
-    cards[TINY / "README.md"] = cards[Path(__file__).with_name("mirage-tiny.md")]
+        cards[CARDS / f"{name}.md"] = text
+    cards[TINY / "README.md"] = cards[CARDS / "mirage-tiny.md"]
     return cards
 
 
