@@ -27,7 +27,7 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-# Offline, on what the repository carries: train, test on generators never seen, score a photograph and a fake.
+# Offline, on what the repository carries: train, calibrate, test on generators never seen, score a photograph and a fake.
 CARRIED := benchmarks/minibench/carried
 OUT := outputs/mirage-tiny
 EXAMPLE := $(CARRIED)/images/test/gcompris-erase-calf_0
@@ -36,6 +36,7 @@ quickstart: export HF_HUB_OFFLINE = 1
 quickstart: export OMP_NUM_THREADS = 1
 quickstart: setup
 	$(BIN)/python training/train.py training/recipes/mirage_tiny.yaml
+	$(BIN)/mirage-hf calibrate --model $(OUT) --data $(CARRIED) --max-fpr 0.1
 	$(BIN)/python training/evaluate.py --model $(OUT) --data $(CARRIED) --output_dir $(OUT)/test
 	$(BIN)/mirage-hf predict $(EXAMPLE)_photo.jpg $(EXAMPLE)_realcugan.jpg --model $(OUT) --table
 

@@ -207,13 +207,16 @@ class TestCalibrated:
 class TestFromPretrained:
     def test_equal_to_the_pipeline(self):
         detector = Detector.from_pretrained(TINY, batch_size=4)
+        calibration, threshold = detector.calibration, AutoConfig.from_pretrained(TINY).threshold
+        assert calibration is not None and detector.threshold == calibration.threshold != threshold
         files = sorted((ROOT / "benchmarks/minibench/carried/images/test").glob("*.jpg"))[:6]
         classifier = pipeline("image-classification", model=str(TINY))
         for found, file in zip(detector.score(files), files, strict=True):
             scores = {item["label"]: item["score"] for item in classifier(str(file))}
-            assert found.p_fake == pytest.approx(scores["fake"], abs=1e-6)
-            assert found.threshold == AutoConfig.from_pretrained(TINY).threshold
-            assert found.label == found.verdict == ("fake" if scores["fake"] > found.threshold else "real")
+            margin = np.log(scores["fake"]) - np.log(scores["real"])
+            assert found.p_fake == pytest.approx(calibration.probability(margin), abs=1e-6)
+            assert found.label == ("fake" if scores["fake"] > threshold else "real")  # on either scale
+            assert found.verdict in (found.label, "unsure") and found.calibration_id == calibration.id
             assert (found.model, found.format) == ("mirage-tiny", "JPEG") and len(found.revision) > 16
 
     def test_a_calibrated_checkpoint(self, folders, tmp_path):
