@@ -6,6 +6,7 @@ their own.
 """
 
 import hashlib
+import sys
 import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -14,10 +15,11 @@ from hub_routes import PRIVATE_TOKEN, TOKEN, HubHandler
 
 
 class Server(ThreadingHTTPServer):
-    """Clients may be killed."""
+    """Clients may be killed; all else that goes wrong is printed."""
 
     def handle_error(self, request, client_address):
-        pass
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class HubStub:
