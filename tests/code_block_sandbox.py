@@ -120,6 +120,7 @@ class Sandbox:
         shown = [block.text for block in find_blocks(layouts, "reproduce.md") if block.language == "layout"]
         for pattern in (*GIVEN, *"".join(shown).split()):
             self.write_layout(pattern)
+        (self.root / "GenImage").symlink_to(self.data / "GenImage")  # where model cards have it
 
     def write_layout(self, pattern: str) -> None:
         """Writes the pictures of a line such as `my_images/{train,test}/real/*.jpg`; `/data` is the sandbox's."""

@@ -18,7 +18,10 @@ from hub_stub import HubStub
 
 PAGES = {str(path.relative_to(ROOT)): path for path in find_pages(ROOT)}
 # Pages whose blocks take too long for the default tests, and why.
-SLOW_PAGES: dict[str, str] = {}
+SLOW_PAGES = {
+    "docs/pages/export.md": "three exports, one of them to 8 bits",
+    "docs/pages/reproduce.md": "GenImage in ten views, and UniversalFakeDetect",
+}
 # Detectors that a reader of a page has trained before, with the code that loads them without the package.
 CHECKPOINTS = """
 from transformers import AutoImageProcessor, AutoModelForImageClassification
