@@ -15,7 +15,7 @@ from .detector_loading import load_detector
 from .model_card import CARD_FILE, HUB_ID, build_card, check_structure, index_blocks, is_sealed
 from .model_card_facts import NOTES_FILE, CardFacts, Results, find_results, read_facts, results_within
 from .model_card_figures import check_figures
-from .publishing_files import PushFile, stage_export, stage_model, stage_results
+from .publishing_files import RESULTS, PushFile, stage_export, stage_model, stage_results
 from .publishing_paths import find_local_path
 
 TEXTS = (".json", ".md", ".csv", ".py", ".yaml")
@@ -106,7 +106,7 @@ def plan_push(args: PushArguments, staging: Path) -> PushPlan:
     files += measured
     facts = read_facts(
         staging,
-        [file.source for file in measured if file.source.name in ("evaluation.json", "results.json")],
+        [file.source for file in measured if file.what == RESULTS],
         is_adapter=kind == "adapter",
         name=args.repo_id.rpartition("/")[2],
         beside=[staging / "results" / "training"],

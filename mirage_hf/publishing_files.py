@@ -26,6 +26,7 @@ from .modeling_mirage import MiraGeForImageDetection
 from .publishing_paths import without_local_paths
 
 RESULTS_FOLDER, EXPORT_FOLDER = "results", "onnx"
+RESULTS = "results"  # what a results file is, in a list of files
 EXPORT_FILES = ("model.onnx", "model.onnx.data", CONFIG_NAME, IMAGE_PROCESSOR_NAME)
 # What goes up beside a results file, where it is there. Scores of benchmarks are pickled arrays in part and stay.
 BESIDE_RESULTS = {
@@ -166,7 +167,8 @@ def stage_results(folder: Path, results: Sequence[Path], staging: Path, notes: l
             if (source.parent / beside).is_file():
                 path = f"{RESULTS_FOLDER}/{name}/{beside}"
                 stage_text(source.parent / beside, staging / path, roots, notes)
-                files.append(PushFile(path, staging / path, "results"))
+                what = RESULTS if beside == source.name else "beside the results"
+                files.append(PushFile(path, staging / path, what))
     for key, source in training_files([folder, *(source.parent for source in results)]).items():
         if key == "run" and read_json(source).get("weights_sha256") != file_hash(folder / SAFE_WEIGHTS_NAME):
             raise ValueError(

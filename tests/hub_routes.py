@@ -68,10 +68,10 @@ class HubHandler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         if not self.path.startswith("/lfs/") or self.command != "PUT":
             return self.rfile.read(length)
-        oid, content = self.path.rpartition("/")[2], b""
+        oid, content, dropped = self.path.rpartition("/")[2], b"", self.hub.dropped
         while len(content) < length:
             part = self.rfile.read(min(4096, length - len(content)))
-            if not part:
+            if not part or self.hub.dropped > dropped:
                 raise ConnectionError("the client is gone")
             content += part
             self.hub.received[oid] = self.hub.received.get(oid, 0) + len(part)

@@ -54,6 +54,7 @@ class HubStub:
         self.gated: set[str] = set()
         self.foreign: set[str] = set()
         self.cards: list[str] = []
+        self.dropped = 0
         self.lfs_objects: dict[str, bytes] = {}
         self.lock = threading.Lock()
         handler = type("Handler", (HubHandler,), {"hub": self})
@@ -72,6 +73,10 @@ class HubStub:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+    def drop_uploads(self) -> None:
+        """Loses the LFS uploads under way, with what of them still lies in buffers of the system."""
+        self.dropped += 1
 
     def env(self, home: str | Path) -> dict[str, str]:
         """Environment variables of a client that keeps its cache in `home`."""
