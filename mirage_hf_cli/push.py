@@ -13,7 +13,9 @@ def push(
     repo_id: Annotated[str, typer.Argument(help="owner/name on the Hub; made if it isn't there.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch; made if it isn't there.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list everything, send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, list it and show the card; send nothing.")
+    ] = False,
     results: Annotated[
         list[Path] | None,
         typer.Option(help="Results of evaluate or benchmark, or a folder of them; repeatable. Found by default."),
@@ -64,6 +66,8 @@ def push(
                 for note in plan.notes:
                     typer.echo(f"note: {note}", err=True)
             if dry_run:
+                if not quiet:
+                    typer.echo(f"\n{(Path(staging) / plan.files[0].path).read_text(encoding='utf-8')}")
                 typer.echo(f"nothing was sent; without --dry-run it goes to {repo_id}, {revision or 'main'}")
                 return
             from mirage_hf.publishing_upload import upload

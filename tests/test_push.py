@@ -63,10 +63,10 @@ def test_a_dry_run_lists_all_and_sends_nothing(hub, push, measured):
     size = (measured / "model.safetensors").stat().st_size
     assert f"{size:,}  model.safetensors" in answer.stdout
     assert answer.stdout.splitlines()[-1].endswith("it goes to org/mine, main")
+    assert "\n# mine\n" in answer.stdout and "## What it can't do" in answer.stdout  # the card
+    listed = {line.split()[1] for line in answer.stdout.partition("bytes in")[0].splitlines()[:-1]}
     sent = push(measured, "org/mine")
-    listed = {
-        line.split()[1] for line in answer.stdout.splitlines() if line.startswith(" ") and "bytes in" not in line
-    }
+    assert hub.files("org/mine")["README.md"].decode() in answer.stdout
     assert sent.exit_code == 0 and set(hub.files("org/mine")) == listed | {".gitattributes"}
 
 
