@@ -74,7 +74,7 @@ def write_training_run(
 
 def shown_name(name: str) -> str:
     """A Hub id as it is; of a folder or file of this machine its last part."""
-    return Path(os.path.abspath(name)).name if os.path.exists(name) else name
+    return Path(os.path.abspath(name)).name if os.path.exists(name) or os.path.isabs(name) else name
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
