@@ -115,7 +115,8 @@ def run_training(model_args: ModelArguments, data_args: DataArguments, args: Mir
             rows_per_epoch=len(rows),
             seconds=time.perf_counter() - started,
         )
-        trainer.create_model_card()
+        if config.model_type == "mirage":  # the stock card, which a baseline gets when it is pushed, may ask the Hub
+            trainer.create_model_card()
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.finish()

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from hub_stub import PRIVATE_TOKEN, TOKEN, HubStub
+from huggingface_hub import ModelCard
+
+from mirage_hf.model_card import is_sealed
 
 CLIENTS = Path(__file__).with_name("hub_clients.py")
 CODE_FILES = {"configuration_mirage.py", "modeling_mirage.py", "prompt_learner.py", "adapter_checkpoint.py"}
@@ -171,6 +174,15 @@ def test_trainer_uploads_no_pickle(repo_id, hub):
     for commit, snapshot in hub.repos[repo_id]:
         pickles = [path for path, content in snapshot.items() if path.endswith(PICKLES) or is_pickle(content)]
         assert not pickles, commit
+
+
+def test_trainer_uploads_the_package_s_card(hub):
+    card = ModelCard(hub.files("org/mirage-trained")["README.md"].decode()).data
+    assert (card.pipeline_tag, card.library_name, card.eval_results) == ("image-classification", "transformers", None)
+    assert (card.base_model, card.base_model_relation) == ("org/clip-tiny", "adapter")
+    text = hub.files("org/mirage-trained")["README.md"].decode()
+    assert is_sealed(text) and "# mirage-trained\n" in text and "## What it can't do" in text
+    assert "| `memory_size` | 8 |" in text and "Source: `training_args.json`." in text
 
 
 def is_pickle(content: bytes) -> bool:
