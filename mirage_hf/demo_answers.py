@@ -21,6 +21,7 @@ from .image_io import UnreadableImage, guarded, read_image
 from .reading import open_value
 
 LONGEST = 448  # pixels of a map's longer edge: its legend stays readable on a phone
+THUMBNAIL = 160  # pixels
 # Blurring takes some 50 bytes for each pixel; a telephone's 12 megapixels pass.
 DEGRADED_MEGAPIXELS = 13.0
 UNCHANGED_QUALITY, LEAST_QUALITY = 100, 5
@@ -166,11 +167,22 @@ class Answers:
         with self._lock:
             explanation = explain(self.detector, image)
         drawn, whole = draw_map(explanation, image)
-        file = io.BytesIO()
-        drawn.save(file, "JPEG", quality=88, subsampling=0)
         left, upper, right, lower = explanation.box
-        address = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-        return Map(address, *drawn.size, (right - left, lower - upper), whole)
+        return Map(_address(drawn), *drawn.size, (right - left, lower - upper), whole)
+
+    def thumbnail(self, picture: NamedImage) -> str | None:
+        """`str`, *optional*: A small copy of the picture, as in [`Map`], where it can be read."""
+        image = read_image(picture.source, self.limits).image
+        if image is None:
+            return None
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        return _address(image)
+
+
+def _address(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=88, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def draw_map(explanation: Explanation, image: Image.Image) -> tuple[Image.Image, bool]:

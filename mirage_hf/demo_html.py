@@ -146,8 +146,8 @@ def _change_row(words: str, found: Detection) -> str:
     )
 
 
-def facts_html(found: Detection, facts: Mapping[str, str]) -> str:
-    """What is known of a file without looking at its picture."""
+def facts_html(found: Detection, facts: Mapping[str, str], thumbnail: str | None) -> str:
+    """What a file says of itself, beside its picture, small, where there is one."""
     known = {
         "Format": found.format,
         "Size": None if found.width is None else f"{found.width} × {found.height} pixels",
@@ -157,7 +157,8 @@ def facts_html(found: Detection, facts: Mapping[str, str]) -> str:
     }
     listed = {name: value for name, value in known.items() if value is not None} | dict(facts)
     note = "" if facts else "<p>The file says nothing else of itself: no EXIF, no texts.</p>"
-    return f"{_table(listed)}{note}"
+    image = "" if thumbnail is None else f'<img class="thumbnail" src="{thumbnail}" alt="The picture as it came.">'
+    return f"{image}{_table(listed)}{note}"
 
 
 def credentials_html(found: Mapping[str, Any] | None) -> str:
@@ -197,12 +198,13 @@ def about_html(facts: Mapping[str, Any]) -> str:
     return _table(listed)
 
 
-def intro_html(model: str) -> str:
+def intro_html(model: str, max_files: int, max_file_mb: int) -> str:
     """The head of the page."""
     return (
         "<h1>Is this picture AI-generated?</h1>"
         f"<p>The detector <strong>{safe(model)}</strong> gives its opinion: a score, not proof. Pictures are looked "
         "at on the computer that serves this page, passed on to nobody, and deleted within minutes.</p>"
+        f"<p>Choose up to {max_files} pictures of at most {max_file_mb} MB each, drop them here, or paste one.</p>"
     )
 
 

@@ -125,7 +125,7 @@ class DemoEvents:
         return (
             self._map(picture, found),
             self.change(scored, chosen, quality, factor, sigma),
-            facts_html(found, file_facts(picture.source, self.answers.limits)),
+            facts_html(found, file_facts(picture.source, self.answers.limits), self.answers.thumbnail(picture)),
             credentials_html(read_c2pa(picture.source)),
         )
 
@@ -171,9 +171,9 @@ def build_page(events: DemoEvents, facts: dict[str, Any], max_file_mb: int) -> g
     private = {"api_visibility": "private"}
     title = f"mirage_hf: {printable(facts['model'])}"
     with gr.Blocks(title=title, analytics_enabled=False) as page:
-        _html(intro_html(facts["model"]), elem_id="title")
+        _html(intro_html(facts["model"], events.max_files, max_file_mb), elem_id="title")
         upload = gr.File(
-            label=f"Pictures: choose, drop or paste up to {events.max_files}, each of at most {max_file_mb} MB",
+            label="Pictures",
             file_count="multiple",
             elem_id="upload",
             height=160,

@@ -1,6 +1,8 @@
 """What the demo's page shows: verdicts in words, every text escaped, detectors of all kinds."""
 
+import base64
 import html
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -132,6 +134,10 @@ class TestDetails:
         assert "The model saw 192 × 192 of 192 × 192 pixels." in words(heatmap)
         assert f"{scored[1].detection.p_fake:.3f}" in changes and "Move a slider" in changes
         assert scored[1].detection.sha256 in facts and "no EXIF" in facts
+        ((_, small),) = [item for item in Reader(facts).elements if item[0] == "img"]
+        data = base64.b64decode(small["src"].removeprefix("data:image/jpeg;base64,"))
+        wanted = Image.open(FAKE).convert("RGB").resize((160, 160))
+        assert np.abs(np.asarray(Image.open(io.BytesIO(data)), dtype=float) - np.asarray(wanted)).mean() < 5
         assert "None. Most pictures carry none" in credentials
 
     def test_of_a_picture_without_a_score(self, plain, tmp_path):
@@ -139,7 +145,7 @@ class TestDetails:
         heatmap, changes, facts, _ = plain.show(scored, 0, 100, 1.0, 0.0)
         assert words(heatmap) == "No map: a picture that was not scored has no map."
         assert words(changes) == "A picture that was not scored can't be degraded."
-        assert "JPEG" in facts
+        assert "JPEG" in facts and "<img" not in facts
 
     def test_sliders_give_the_detector_s_score_of_the_degraded_picture(self, plain):
         _, scored, *_ = plain.score_on_page(sent(PHOTO, FAKE))
@@ -188,7 +194,7 @@ class TestEscaping:
         facts = describe_detector(str(TINY)) | {"model": HOSTILE, "revision": HOSTILE, "calibration": None}
         found = {"state": "untrusted", "note": None, "claim_generator": HOSTILE, "signer": HOSTILE}
         found |= {"ai_generated": True, "digital_source_types": [HOSTILE]}
-        for markup in (about_html(facts), intro_html(HOSTILE), credentials_html(found)):
+        for markup in (about_html(facts), intro_html(HOSTILE, 16, 20), credentials_html(found)):
             assert {tag for tag, _ in Reader(markup).elements} <= {
                 "table",
                 "tbody",
