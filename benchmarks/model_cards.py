@@ -15,9 +15,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # from a checkout, installed or not
 
+from mirage_hf.detector_loading import load_detector  # noqa: E402
 from mirage_hf.model_card import build_card  # noqa: E402
 from mirage_hf.model_card_facts import CardFacts, read_facts, read_notes  # noqa: E402
 from mirage_hf.model_card_figures import check_figures  # noqa: E402
+from mirage_hf.publishing import check_results  # noqa: E402
 from mirage_hf.training_args import MiraGeTrainingArguments  # noqa: E402
 
 CARDS = ROOT / "model_cards"
@@ -57,8 +59,9 @@ def make_cards() -> dict[Path, str]:
     Every card by the file it belongs in.
 
     Raises:
-        ValueError: a card has a figure that no file holds.
+        ValueError: a card has a figure that no file holds, or results are of other weights or another threshold.
     """
+    check_results(tiny_facts(), load_detector(str(TINY)).fingerprint)
     cards = {}
     for name, facts in (("mirage-tiny", tiny_facts()), ("mirage-vitl14", vitl14_facts())):
         text = str(build_card(facts))

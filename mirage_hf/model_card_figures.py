@@ -3,7 +3,7 @@
 Three things are compared. Every value of the `model-index` with that generator's in the results. In a table, every row
 that begins with a generator's name with the figures of that generator. Elsewhere every number with decimals, and every
 percentage, with all figures of all files: a made-up number is found unless one of them happens to round to it.
-Code, links and plain whole numbers are not read.
+Code, links and plain whole numbers are not read: a name such as `Stable Diffusion 3.5` is written as code.
 """
 
 import re
@@ -47,7 +47,8 @@ def check_figures(text: str, facts: CardFacts) -> None:
                 where = "the results of that generator" if first in generators else "the results and training files"
                 shown = " ".join(line.split())
                 raise ValueError(
-                    f"the card says {token}, and {where} don't ({', '.join(facts.sources)}): {shown[:120]}"
+                    f"the card says {token}, and {where} don't ({', '.join(facts.sources)}); a name is written as "
+                    f"`code`: {shown[:120]}"
                 )
 
 
@@ -66,17 +67,22 @@ def stands_in(token: str, numbers: set[float]) -> bool:
 def _check_index(card: ModelCard, facts: CardFacts) -> None:
     measured: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for found in facts.results:
-        data, split = dataset_of(found)
-        for generator, metrics in index_blocks(found)[1].items():
-            measured.setdefault((data, split, generator), []).append(metrics)
-    for result in card.data.eval_results or []:
+        name, split = dataset_of(found)
+        threshold, blocks = index_blocks(found)
+        for generator, metrics in blocks.items():
+            measured.setdefault((name, split, generator), []).append(metrics | {"threshold": threshold})
+    data: Any = card.data
+    for result in data.eval_results or []:
         key = (result.dataset_type, result.dataset_split, result.dataset_config)
-        blocks = measured.get(key, [])  # type: ignore[arg-type]
-        if not any(_says(block.get(result.metric_type), result.metric_value) for block in blocks):
-            name = " / ".join(map(str, key))
+        stated = {result.metric_type: result.metric_value}
+        if "threshold" in (result.metric_args or {}):
+            stated["threshold"] = result.metric_args["threshold"]
+        block_says = [all(_says(block.get(k), v) for k, v in stated.items()) for block in measured.get(key, [])]
+        if not any(block_says):
+            of = " / ".join(map(str, key))
             raise ValueError(
-                f"the card's model-index gives {result.metric_type} {result.metric_value} for {name}, "
-                f"and no results file says so: give it with --results, or take the figure out"
+                f"the card's model-index gives {' '.join(f'{k} {v}' for k, v in stated.items())} for {of}, "
+                "and no results file says so: give it with --results, or take the figure out"
             )
 
 
