@@ -86,7 +86,7 @@ def build_card(facts: CardFacts, repo_id: str | None = None) -> ModelCard:
         operating_points=None if facts.calibration is None else operating_points(facts.calibration),
         threshold=facts.config.get("threshold"),
         model_id=repo_id or notes.model_id or facts.name,
-        example=notes.example or "photo.jpg",
+        example=(notes.example if repo_id is None else None) or "photo.jpg",
         results=[
             {"title": _title(found), "text": results_text(found), "shown": found.shown} for found in facts.results
         ],

@@ -80,7 +80,7 @@ class CardNotes:
         limits (`list[str]`, *optional*):
             What it can't do, before what no detector can.
         model_id, example (`str`, *optional*):
-            The checkpoint, and an image, in the card's example.
+            The checkpoint, and an image, in the example of a card that isn't on the Hub.
         commands (`str`, *optional*):
             Of a checkpoint that isn't trained yet: what has to be run.
     """
