@@ -172,7 +172,7 @@ def test_a_card_with_an_invented_figure_is_refused(folder, tmp_path):
             (
                 f"value: {round(balanced, 4)}",
                 "value: 0.9876",
-                "model-index gives balanced_accuracy 0.9876 for noise / ",
+                "model-index gives balanced_accuracy 0.9876 threshold .* for noise / ",
             ),
             ("## Training", "It finds 99.37 of 100.\n\n## Training", "the card says 99.37"),
             (
