@@ -99,7 +99,11 @@ class DemoEvents:
 
     def score_on_page(self, sent: Any) -> tuple[Any, ...]:
         """Verdicts; the rest of the page is filled afterwards, by [`show`]."""
-        pictures = self.uploaded(sent)
+        problem = ""
+        try:
+            pictures = self.uploaded(sent)
+        except gr.Error as error:
+            pictures, problem = [], f'<p class="problem">{safe(error.message)}: choose again.</p>'
         detections = self.answers.score(pictures)
         scored = [Scored(*pair) for pair in zip(pictures, detections, strict=True)]
         choices = [
@@ -109,7 +113,7 @@ class DemoEvents:
         return (
             None,  # the field for files is free for the next ones
             scored,
-            results_html(detections, self.answers.detector.calibration),
+            problem or results_html(detections, self.answers.detector.calibration),
             gr.Radio(choices=choices, value=0, visible=len(choices) > 1),
             gr.Column(visible=bool(scored)),
             UNCHANGED_QUALITY,
@@ -167,8 +171,8 @@ def build_page(events: DemoEvents, facts: dict[str, Any], max_file_mb: int) -> g
         facts (`dict`): from [`~mirage_hf.description.describe_detector`].
         max_file_mb (`int`): for the page's text; Gradio enforces it.
     """
-    detector = {"concurrency_id": "detector", "concurrency_limit": 1}
-    private = {"api_visibility": "private"}
+    detector: dict[str, Any] = {"concurrency_id": "detector", "concurrency_limit": 1}
+    private: dict[str, Any] = {"api_visibility": "private"}
     title = f"mirage_hf: {printable(facts['model'])}"
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         _html(intro_html(facts["model"], events.max_files, max_file_mb), elem_id="title")

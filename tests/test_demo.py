@@ -145,6 +145,11 @@ class TestSilence:
         sent = [{"path": address, "meta": {"_type": "gradio.FileData"}}]
         assert "fetches nothing from the web" in call(demo, sent)
 
+    def test_gradio_s_history_of_runs_which_it_keeps_on_the_hub_is_off(self, demo):
+        assert httpx.get(f"{demo}/config").json()["run_history"] is False
+        assert httpx.get(f"{demo}/gradio_api/run-history/buckets").status_code == 404
+        assert httpx.get(f"{demo}/gradio_api/info").status_code == 200
+
     def test_every_answer_tells_the_browser_to_ask_nobody_else(self, demo):
         for path in ("", "/config", "/gradio_api/info", "/theme.css", "/nowhere", "/gradio_api/file=http://a.b"):
             policy = httpx.get(f"{demo}{path}").headers["content-security-policy"]

@@ -11,6 +11,7 @@ from nasty_bytes import exif_bomb, jpeg_with_exif
 from PIL import ExifTags, Image, PngImagePlugin
 from scipy.ndimage import gaussian_filter
 
+import mirage_hf.demo_answers
 from mirage_hf import Detector
 from mirage_hf.degradations import degrade
 from mirage_hf.demo_answers import MAX_LETTERS, MAX_TEXTS, Answers, Change, draw_map, file_facts, printable
@@ -106,6 +107,23 @@ class TestScores:
         for thread in threads:
             thread.join()
         assert found == [alone] * 6
+
+    def test_nobody_is_scored_while_a_map_hooks_into_the_model(self, answers, monkeypatch):
+        picture, threads = NamedImage("a", str(PHOTO)), []
+
+        def explain_among_others(detector, image):
+            for score in (lambda: answers.score([picture]), lambda: detector.score(str(PHOTO))):
+                threads.append(threading.Thread(target=score))
+                threads[-1].start()
+            threads[1].join(60)
+            threads[0].join(1)
+            assert threads[0].is_alive() and not threads[1].is_alive()
+            return explain(detector, image)
+
+        monkeypatch.setattr(mirage_hf.demo_answers, "explain", explain_among_others)
+        answers.map(picture)
+        threads[0].join(60)
+        assert not threads[0].is_alive()
 
 
 class TestMaps:

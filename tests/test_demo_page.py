@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +19,16 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 from mirage_hf import Detector
 from mirage_hf.calibration import Calibration
 from mirage_hf.demo_answers import Answers, Change
-from mirage_hf.demo_html import CREDENTIALS, STATUSES, about_html, api_template, credentials_html, intro_html, safe
+from mirage_hf.demo_html import (
+    CREDENTIALS,
+    STATUSES,
+    about_html,
+    api_template,
+    credentials_html,
+    intro_html,
+    safe,
+    scale_html,
+)
 from mirage_hf.demo_page import DemoEvents, build_page
 from mirage_hf.description import describe_detector
 from mirage_hf.image_io import ImageStatus
@@ -107,6 +117,12 @@ class TestVerdicts:
         assert scored == [] and details.visible is False and plain.show(scored, 0, 100, 1.0, 0.0) == ("",) * 4
         assert plain.change([], 0, 50, 1.0, 0.0) == ""
 
+    def test_too_many_pictures_get_a_sentence_and_the_field_is_free_again(self, plain):
+        field, scored, shown, radio, details, *_ = plain.score_on_page(sent(PHOTO) * 17)
+        assert words(shown) == "17 files are more than 16 at once: choose again."
+        assert (field, scored, radio.visible, details.visible) == (None, [], False, False)
+        assert plain.score_on_page(sent(PHOTO) * 16)[4].visible
+
     def test_a_calibrated_detector_may_be_unsure_and_shows_its_band(self, calibrated):
         _, scored, shown, *_ = calibrated.score_on_page(sent(FAKE, PHOTO))
         assert [one.detection.verdict for one in scored] == ["unsure", "real"]
@@ -118,6 +134,11 @@ class TestVerdicts:
         assert spoken[0].endswith("threshold 0.600, unsure from 0.550 to 0.900")
         mark = re.findall(r'class="mark" style="left:([\d.]+)%"', shown)
         assert [float(left) for left in mark] == [round(100 * one.detection.p_fake, 2) for one in scored]
+
+    def test_the_band_holds_a_threshold_that_was_put_elsewhere(self, calibrated):
+        (found,) = calibrated.answers.detector.score([FAKE])
+        for threshold, style in ((0.4, "left:40.00%;width:50.00%"), (0.95, "left:55.00%;width:40.00%")):
+            assert f'class="band" style="{style}"' in scale_html(replace(found, threshold=threshold), CALIBRATION)
 
     def test_every_status_has_its_sentence(self):
         assert STATUSES.keys() <= {status.value for status in ImageStatus}
