@@ -40,6 +40,11 @@ RULES = (
     Rule(r"--nproc_per_node 4", "--nproc_per_node 2", "there are two cores here"),
     Rule(TRAINING, rf"\g<run> {SHORT}\g<end>", "hours of training"),
     Rule(r"(training/sweep\.py \S+\.yaml)(?! list)", r"\1 list", "days of training; the grid must be readable"),
+    Rule(
+        r"^(mirage-hf (?:benchmark|compare) (?!.*--(?:list|help|replicates))[^#]*?)(\s*(?:#.*)?)$",
+        r"\1 --replicates 20\2",
+        "a thousand draws for each interval",
+    ),
     Rule(r"--degrade all\b", "--degrade blur_3", "eight views of each image"),
     Rule(r"(minibench/build\.py|pretrain_tiny_clip\.py)", r"\1 --help", "downloads GB, or runs for hours"),
     Rule(r"(evidence/run\.py \w+)", r"\1 --help", "hours of training; the stage must exist"),

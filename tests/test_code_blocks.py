@@ -20,7 +20,9 @@ PAGES = {str(path.relative_to(ROOT)): path for path in find_pages(ROOT)}
 # Pages whose blocks take too long for the default tests, and why.
 SLOW_PAGES = {
     "docs/pages/export.md": "three exports, one of them to 8 bits",
-    "docs/pages/reproduce.md": "GenImage in ten views, and UniversalFakeDetect",
+    "docs/pages/score.md": "a Ray cluster, torchrun, and one folder in three parts",
+    "docs/pages/reproduce.md": "GenImage and UniversalFakeDetect",
+    "model_cards/mirage-vitl14.md": "GenImage again, from training to a dry run of publishing",
 }
 # Detectors that a reader of a page has trained before, with the code that loads them without the package.
 CHECKPOINTS = """
