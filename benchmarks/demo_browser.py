@@ -208,7 +208,7 @@ def read_out(visit: Visit) -> None:
 
 
 def silence(visit: Visit) -> None:
-    """Neither the browser nor the server asks another host; the page couldn't if it wanted to."""
+    """Neither the browser nor the server asks another host, nor could the page; and no check brought up an error."""
     with visit.page() as page:
         give(page, FAKE)
         expect(page.locator("#map img")).to_be_visible()
@@ -220,6 +220,7 @@ def silence(visit: Visit) -> None:
         )
         assert "name.invalid" in blocked
     assert visit.outside() == [] and visit.requests
+    assert "Traceback" not in visit.server.errors.read_text()
     assert visit.server.hosts() and visit.server.hosts() <= {*NEAR, "0.0.0.0", ""}, visit.server.hosts()
 
 

@@ -92,11 +92,11 @@ DROP = """(data) => {
 
 @dataclass
 class Server:
-    """A running demo, and whom it asked."""
+    """A running demo, whom it asked, and what it wrote to stderr."""
 
     address: str
-    process: subprocess.Popen
     log: Path
+    errors: Path
 
     def hosts(self) -> set[str]:
         """Hosts that the process connected to or looked up."""
@@ -145,13 +145,14 @@ def running(model: str = MODEL) -> Iterator[Server]:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "sitecustomize.py").write_text(WATCHER)
-        log = Path(folder) / "hosts"
+        log, errors = Path(folder) / "hosts", Path(folder) / "errors"
         settings = os.environ | {"PYTHONPATH": folder, "DEMO_HOSTS": str(log), "TMPDIR": folder}
         command = [Path(sys.executable).with_name("mirage-hf"), "demo", "--model", model, "--port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, text=True)
+        with errors.open("w") as file:
+            process = subprocess.Popen(command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, stderr=file, text=True)
         try:
             assert process.stdout is not None and "127.0.0.1" in process.stdout.readline()
-            yield Server(f"http://127.0.0.1:{port}/", process, log)
+            yield Server(f"http://127.0.0.1:{port}/", log, errors)
         finally:
             process.send_signal(signal.SIGINT)
             try:

@@ -114,16 +114,18 @@ class DemoEvents:
             None,  # the field for files is free for the next ones
             scored,
             problem or results_html(detections, self.answers.detector.calibration),
-            gr.Radio(choices=choices, value=0, visible=len(choices) > 1),
+            gr.Radio(choices=choices, value=0 if choices else None, visible=len(choices) > 1),
             gr.Column(visible=bool(scored)),
             UNCHANGED_QUALITY,
             1.0,
             0.0,
         )
 
-    def show(self, scored: list[Scored], chosen: int, quality: int, factor: float, sigma: float) -> tuple[str, ...]:
+    def show(
+        self, scored: list[Scored], chosen: int | None, quality: int, factor: float, sigma: float
+    ) -> tuple[str, ...]:
         """Map, scores behind the sliders, metadata and credentials of the chosen picture."""
-        if not scored:
+        if chosen is None:
             return "", "", "", ""
         picture, found = scored[chosen]
         return (
@@ -144,9 +146,9 @@ class DemoEvents:
                 problem = str(error)
         return f"<p>No map: {safe(problem)}.</p>"
 
-    def change(self, scored: list[Scored], chosen: int, quality: int, factor: float, sigma: float) -> str:
+    def change(self, scored: list[Scored], chosen: int | None, quality: int, factor: float, sigma: float) -> str:
         """Scores of the chosen picture as it came and behind the sliders."""
-        if not scored:
+        if chosen is None:
             return ""
         picture, found = scored[chosen]
         if found.status != "ok":

@@ -114,13 +114,13 @@ class TestVerdicts:
     def test_one_picture_needs_no_choice_and_none_no_details(self, plain):
         assert plain.score_on_page(sent(PHOTO))[3].visible is False
         _, scored, _, _, details, *_ = plain.score_on_page(None)
-        assert scored == [] and details.visible is False and plain.show(scored, 0, 100, 1.0, 0.0) == ("",) * 4
-        assert plain.change([], 0, 50, 1.0, 0.0) == ""
+        assert scored == [] and details.visible is False and plain.show(scored, None, 100, 1.0, 0.0) == ("",) * 4
+        assert plain.change([], None, 50, 1.0, 0.0) == ""
 
     def test_too_many_pictures_get_a_sentence_and_the_field_is_free_again(self, plain):
         field, scored, shown, radio, details, *_ = plain.score_on_page(sent(PHOTO) * 17)
         assert words(shown) == "17 files are more than 16 at once: choose again."
-        assert (field, scored, radio.visible, details.visible) == (None, [], False, False)
+        assert (field, scored, radio.value, radio.visible, details.visible) == (None, [], None, False, False)
         assert plain.score_on_page(sent(PHOTO) * 16)[4].visible
 
     def test_a_calibrated_detector_may_be_unsure_and_shows_its_band(self, calibrated):
