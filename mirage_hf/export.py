@@ -54,8 +54,8 @@ class ExportReport:
     Args:
         format (`str`):
             `"onnx"` or `"torch"`.
-        file (`str`):
-            Path of the model.
+        file (`str`, *optional*):
+            Path of the model; none where it was only a step on the way to int8.
         bytes (`int`):
             Size of the model, weights in a file of their own included.
         opset (`int`, *optional*):
@@ -67,7 +67,7 @@ class ExportReport:
     """
 
     format: str
-    file: str
+    file: str | None
     bytes: int
     opset: int | None
     metadata: dict[str, Any]

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ def export_int8(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
         whole = Path(temporary) / "float32"
         exported = export_onnx(model, whole, revision=revision, fake_label=fake_label, images=images)
-        return exported, quantize_onnx(whole, folder, dataset, max_auroc_drop, batch_size)
+        return replace(exported, file=None), quantize_onnx(whole, folder, dataset, max_auroc_drop, batch_size)
 
 
 def _quantize(source: Path, target: Path) -> None:

@@ -10,6 +10,8 @@ What the model computes by CLIP's own layers with hooks holds work whose results
     logits = VisionInference(model)(pixel_values)
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -29,11 +31,15 @@ class VisionInference(nn.Module):
         ValueError: the model isn't baked.
     """
 
+    class_token: torch.Tensor
+    patch_positions: torch.Tensor
+    anchors: torch.Tensor
+
     def __init__(self, model: MiraGeForImageDetection):
         super().__init__()
         if not model.config.baked:
             raise ValueError("`model` must be baked: its prompts would change with every training step")
-        vision = model.clip.vision_model
+        vision: Any = model.clip.vision_model
         self.tile_images, self.side = model.config.tile_images, vision.embeddings.image_size
         self.patch_embedding = vision.embeddings.patch_embedding
         self.first_norm, self.last_norm = vision.pre_layrnorm, vision.post_layernorm
@@ -91,7 +97,11 @@ class InferenceLayer(nn.Module):
         prompts_replaced (`bool`): Whether the next layer has prompts of its own.
     """
 
-    def __init__(self, layer: nn.Module, prompts: torch.Tensor | None, is_last: bool, prompts_replaced: bool):
+    prompts: torch.Tensor | None
+    prompt_keys: torch.Tensor | None
+    prompt_values: torch.Tensor | None
+
+    def __init__(self, layer: Any, prompts: torch.Tensor | None, is_last: bool, prompts_replaced: bool):
         super().__init__()
         attention = layer.self_attn
         self.num_heads, self.is_last = attention.num_heads, is_last
@@ -119,16 +129,18 @@ class InferenceLayer(nn.Module):
             tokens = torch.cat([tokens, self.prompts.expand(tokens.shape[0], -1, -1)], dim=1)  # (B, 1 + N + m, d)
         normed = self.norm1(tokens)
         keys, values = self.heads(self.key(normed)), self.heads(self.value(normed))
-        if self.prompt_keys is not None:
-            keys, values = (
-                torch.cat([states, constant.to(states.dtype).expand(tokens.shape[0], -1, -1, -1)], dim=2)
-                for states, constant in ((keys, self.prompt_keys), (values, self.prompt_values))
-            )  # (B, heads, 1 + N + m, d / heads)
+        if self.prompt_keys is not None and self.prompt_values is not None:
+            keys, values = append(keys, self.prompt_keys), append(values, self.prompt_values)
         if self.is_last:
             tokens, normed = tokens[:, :1], normed[:, :1]
         attended = F.scaled_dot_product_attention(self.heads(self.query(normed)), keys, values)
         tokens = tokens + self.out_proj(attended.transpose(1, 2).flatten(2))
         return tokens + self.fc2(self.activation(self.fc1(self.norm2(tokens))))
+
+
+def append(states: torch.Tensor, constant: torch.Tensor) -> torch.Tensor:
+    """`(B, heads, tokens, d / heads)` and `(1, heads, m, d / heads)` to `(B, heads, tokens + m, d / heads)`."""
+    return torch.cat([states, constant.to(states.dtype).expand(states.shape[0], -1, -1, -1)], dim=2)
 
 
 def quick_gelu(states: torch.Tensor) -> torch.Tensor:
