@@ -5,7 +5,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: setup check test test-slow quickstart clean
+.PHONY: setup check test test-slow test-browser quickstart docs dist smoke clean
 
 setup: $(VENV)/.installed
 
@@ -27,6 +27,10 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
+# Needs Chromium: apt-get install chromium, or CHROMIUM=/path/to/chrome.
+test-browser: setup
+	$(BIN)/python -m pytest -m browser
+
 # Offline, on what the repository carries: train, calibrate, test on generators never seen, score a photograph and a fake.
 CARRIED := benchmarks/minibench/carried
 OUT := outputs/mirage-tiny
@@ -39,6 +43,17 @@ quickstart: setup
 	$(BIN)/mirage-hf calibrate --model $(OUT) --data $(CARRIED) --max-fpr 0.1
 	$(BIN)/python training/evaluate.py --model $(OUT) --data $(CARRIED) --output_dir $(OUT)/test
 	$(BIN)/mirage-hf predict $(EXAMPLE)_photo.jpg $(EXAMPLE)_realcugan.jpg --model $(OUT) --table
+
+docs: setup
+	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
+
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+# The wheel with its runtime dependencies alone, in a fresh environment.
+smoke: dist
+	TORCH="$(TORCH)" $(BIN)/python tests/smoke_wheel.py dist
 
 clean:
 	rm -rf outputs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
