@@ -120,6 +120,7 @@ def main() -> None:
 def try_extra(extra: str, environment: Environment, wheel: Path, shared: Path) -> dict:
     """Installs one extra and runs its probes."""
     facts: dict = {"seconds_to_install": round(environment.install(f"{wheel}[{extra}]"), 1), "commands": []}
+    environment.install("--no-deps", "--force-reinstall", str(wheel))  # the commands, in this environment's own folder
     installed = environment.versions()
     for probe in PROBES[extra]:
         words = [str(word).replace("{shared}", str(shared)) for word in probe]
