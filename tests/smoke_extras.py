@@ -95,7 +95,7 @@ def main() -> None:
         base = Environment(Path(scratch))
         base.install(os.environ.get("TORCH", "torch==2.13.0"), str(wheel))
         (Path(scratch) / "few.csv").write_text(f"path,label\n{PHOTO},real\n{FAKE},fake\n", encoding="utf-8")
-        extras = options.only or [name for name in requirements() if name not in LEFT_OUT]
+        extras = options.only or list(PROBES)
         for extra in ["onnx", *(name for name in extras if name != "onnx")] if "openvino" in extras else extras:
             folder = Path(scratch) / extra
             folder.mkdir()

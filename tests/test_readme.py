@@ -60,10 +60,3 @@ def test_full_size_figures_keep_their_claims():
     figures = json.loads((ROOT / "benchmarks" / "results" / "full_size_cpu.json").read_text(encoding="utf-8"))
     assert figures["adapter"]["mib"] <= 40
     assert all(run["prompts_moved"] and run["clip_unchanged"] for run in figures["training"])
-
-
-def test_files_that_readme_links_to_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = [part.split(")")[0] for part in text.split("](")[1:]]
-    for link in links:
-        assert link.startswith(("http", "#")) or (ROOT / link).exists(), link
