@@ -56,7 +56,8 @@ PROBES: dict[str, list[tuple]] = {
     "benchmark": [
         ("mirage-hf", "benchmark", "folder", "--data", CARRIED, "--model", MODEL, "--limit-per-class", "3", "--align")
         + ("--degrade", "blur_3", "--replicates", "20"),
-        ("mirage-hf", "compare", "outputs/benchmark/folder", "outputs/benchmark/folder", "--replicates", "20"),
+        ("python", "-c", "import shutil; shutil.copytree('outputs/benchmark/folder', 'another')"),
+        ("mirage-hf", "compare", "outputs/benchmark/folder", "another", "--replicates", "20"),
         ("mirage-hf", "calibrate", "--model", MODEL, "--data", CARRIED, "--max-per-class", "8", "--output-dir", "c"),
     ],
     "score": [
@@ -78,7 +79,9 @@ PROBES: dict[str, list[tuple]] = {
         ("python", "-c", f"from mirage_hf.provenance import read_c2pa; assert read_c2pa({str(PHOTO)!r}) is None")
     ],
     "demo": [("python", "-c", "import gradio, mirage_hf.demo")],
-    "docs": [("mkdocs", "build", "--strict", "--config-file", ROOT / "docs" / "mkdocs.yml", "--site-dir", "site")],
+    "docs": [
+        ("mkdocs", "build", "--strict", "--config-file", ROOT / "docs" / "mkdocs.yml", "--site-dir", "{shared}/site")
+    ],
 }
 LEFT_OUT = {"dev": "what the tests need; it is the environment that they run in"}
 
