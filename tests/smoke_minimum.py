@@ -22,7 +22,8 @@ EXTRAS = ("train", "benchmark", "score", "onnx")
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "pytorch-metric-learning", "pyyaml")
 TESTS = """auto_classes baking calibration calibration_fit calibration_run cli configuration_mirage data detector
 evaluation export fused_transform genimage hooks image_io image_processing losses lora manifests memory_bank metrics
-modeling_mirage pipeline pretrained_mirage remote_code scoring scoring_manifest trainer training_run"""
+model_card_training modeling_mirage pipeline pretrained_mirage remote_code scoring scoring_manifest trainer
+training_run"""
 
 
 def main() -> None:
