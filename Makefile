@@ -21,8 +21,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# As many processes as cores, of one thread each.
+test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -48,7 +50,7 @@ docs: setup
 	$(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 dist: setup
-	rm -rf dist
+	rm -rf dist build
 	$(BIN)/python -m build --outdir dist
 
 # The wheel with its runtime dependencies alone, in a fresh environment.

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 
 from .calibration import Calibration
 from .detection import Detection, Prepared, Preparer
@@ -272,11 +273,21 @@ class TorchMargins:
         return (fake - real).cpu().numpy()
 
 
-def model_logits(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
+class ModelLogits(nn.Module):
+    """Any classifier as a function of one tensor to one tensor."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """`(B, 3, H, W)` to `(B, 2)`: real, fake."""
+        return self.model(pixel_values=pixel_values).logits
+
+
+def model_logits(model: nn.Module) -> nn.Module:
     """`pixel_values` of shape `(B, 3, H, W)` to logits `(B, 2)`: without needless work where the model is MiraGe."""
-    if isinstance(model, MiraGeForImageDetection):
-        return VisionInference(model)
-    return lambda pixel_values: model(pixel_values=pixel_values).logits
+    return VisionInference(model) if isinstance(model, MiraGeForImageDetection) else ModelLogits(model)
 
 
 def stated_revision(config: PreTrainedConfig) -> str | None:

@@ -78,18 +78,6 @@ class ExportReport:
         return asdict(self)
 
 
-class Logits(nn.Module):
-    """The detector as a function of one tensor to one tensor."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.logits = model_logits(model)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W)` to `(B, 2)`: real, fake."""
-        return self.logits(pixel_values).float()
-
-
 def export_onnx(
     model: str | os.PathLike | LoadedDetector,
     folder: str | os.PathLike,
@@ -131,7 +119,7 @@ def export_onnx(
         file = staging / MODEL_FILE
         with _quiet_exporter(), _eager_attention(loaded.model), _named_failure(loaded.name, "ONNX"):
             program = torch.onnx.export(
-                Logits(loaded.model),
+                model_logits(loaded.model),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
@@ -185,7 +173,7 @@ def export_torch(
         file = staging / TORCH_FILE
         with _quiet_exporter(), _named_failure(loaded.name, "torch.export"):
             program = torch.export.export(
-                Logits(loaded.model), (example,), dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}}
+                model_logits(loaded.model), (example,), dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch")}}
             )
             for node in program.graph.nodes:  # source lines, by their paths on this machine
                 node.meta.pop("stack_trace", None)

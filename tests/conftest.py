@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported; a test with a stub Hub turns it off
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from trees import write_tree
 
 from mirage_hf import MiraGeConfig, MiraGeForImageDetection
 from mirage_hf.image_processing import build_image_processor
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and processes that tests start inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("answers", "saved", "scores")  # helper modules with assertions
 

@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mirage_hf import MiraGeForImageDetection
 from mirage_hf.detection import Preparer
-from mirage_hf.detector import Detector, TorchMargins, model_logits
+from mirage_hf.detector import Detector, ModelLogits, TorchMargins, model_logits
+from mirage_hf.modeling_mirage import MiraGeOutput
 from mirage_hf.vision_inference import VisionInference, quick_gelu
 
 # Text of 3 layers and vision of 4, 3 and 2: prompts end before, or reach into, the last vision layer.
@@ -135,7 +136,8 @@ def test_detectors_score_by_it(folders, images):
 def test_other_models_score_by_themselves(pixel_values):
     class Other(torch.nn.Module):
         def forward(self, pixel_values):
-            return torch.nn.Identity(), pixel_values
+            return MiraGeOutput(logits=pixel_values.mean((1, 2, 3))[:, None] * torch.tensor([-1.0, 1.0]))
 
-    called = model_logits(torch.nn.Module.__new__(Other))
-    assert not isinstance(called, VisionInference)
+    network = model_logits(Other())
+    assert isinstance(network, ModelLogits)
+    torch.testing.assert_close(network(pixel_values)[:, 1], pixel_values.mean((1, 2, 3)))
