@@ -12,6 +12,7 @@ command scores all images, and the memory of its processes is read twice a secon
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -23,12 +24,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from measuring import MIB, environment
 from PIL import Image
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
+from mirage_hf.calibration import Calibration
 from mirage_hf.detector import Detector
 from mirage_hf.export import export_onnx
 from mirage_hf.image_io import read_image
@@ -98,6 +101,7 @@ class PipelineWay:
 
     def __init__(self, batch_size: int | None):
         self.pipe, self.batch_size = pipeline("image-classification", model=MODEL, device="cpu"), batch_size
+        self.calibration = Calibration.from_dict(self.pipe.model.config.calibration)
 
     def __call__(self, files: list[Path]) -> tuple[float, dict[str, float]]:
         torch.set_num_threads(usable_cores())
@@ -108,8 +112,11 @@ class PipelineWay:
         else:
             answers = list(self.pipe(names, **options))
         seconds = time.perf_counter() - begin
-        fake = [next(item["score"] for item in answer if item["label"] == "fake") for answer in answers]
-        return len(files) / seconds, dict(zip(names, fake, strict=True))
+        scores = [{item["label"]: item["score"] for item in answer} for answer in answers]
+        margins = np.array(
+            [math.log(score["fake"] / score["real"]) for score in scores]
+        )  # a pipeline doesn't calibrate
+        return len(files) / seconds, dict(zip(names, self.calibration.probability(margins).tolist(), strict=True))
 
 
 class ScoreWay:

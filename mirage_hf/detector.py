@@ -28,6 +28,7 @@ from .detector_loading import LoadedDetector, load_detector
 from .fused_transform import evaluation_transform
 from .image_io import SCORING_LIMITS, ImageLimits, ImageStatus
 from .modeling_mirage import MiraGeForImageDetection
+from .packed_linear import can_pack, pack_linears
 from .vision_inference import VisionInference
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -263,6 +264,14 @@ class TorchMargins:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model, self.dtype = loaded.model.to(self.device).eval(), DTYPES[dtype]
         self.logits = model_logits(self.model)
+        # Of the model itself nothing may be replaced: it is explained, too.
+        if (
+            isinstance(self.logits, VisionInference)
+            and self.device.type == "cpu"
+            and self.dtype is None
+            and can_pack()
+        ):
+            pack_linears(self.logits.layers)
 
     def __call__(self, pixel_values: torch.Tensor) -> np.ndarray:
         """`pixel_values` of shape `(B, 3, H, W)` to float64 of shape `(B,)`."""
