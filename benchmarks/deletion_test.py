@@ -22,12 +22,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout, installed or not
 
-from measuring import cpu_model
-
 from mirage_hf.deletion import DeletionCurves, deletion_test, without
 from mirage_hf.detector import TorchMargins
 from mirage_hf.detector_loading import load_detector
-from mirage_hf.environment import versions
+from mirage_hf.environment import processor_name, versions
 from mirage_hf.image_io import load_rgb
 from mirage_hf.patch_evidence import patch_evidence, stitch, vision_tower
 
@@ -258,7 +256,7 @@ def main() -> None:
         results[stage]["seconds"] = round(time.perf_counter() - start)
         results |= {
             "command": "OMP_NUM_THREADS=1 python benchmarks/deletion_test.py validation test",
-            "machine": f"one thread of {cpu_model()}",
+            "machine": f"one thread of {processor_name()}",
             "versions": versions(),
             "settings": {"fractions": FRACTIONS, "draws": DRAWS, "seed": SEED, "blur_sigma": BLUR},
         }

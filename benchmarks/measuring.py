@@ -1,6 +1,5 @@
 """Makes, trains and times detectors with random weights, full-size or tiny: what the benchmarks here share."""
 
-import contextlib
 import platform
 import resource
 import sys
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout,
 
 from mirage_hf import MiraGeForImageDetection, __version__
 from mirage_hf.configuration_mirage import OPENAI_CLASS_INPUT_IDS
+from mirage_hf.environment import processor_name
 from mirage_hf.trainer import MiraGeTrainer
 from mirage_hf.training_args import MiraGeTrainingArguments
 
@@ -104,14 +104,6 @@ def peak_rss_mib() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
-def cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
 def environment(device: str) -> dict:
     import accelerate
     import transformers
@@ -119,7 +111,7 @@ def environment(device: str) -> dict:
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "device_memory_mib": torch.cuda.get_device_properties(0).total_memory // MIB if device == "cuda" else None,
-        "cpu": cpu_model(),
+        "cpu": processor_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

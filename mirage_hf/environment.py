@@ -1,5 +1,8 @@
 """What a result was made with: versions of libraries, and the device by its name."""
 
+import platform
+from pathlib import Path
+
 import PIL
 import torch
 import transformers
@@ -19,4 +22,14 @@ def device_name(device: str | torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
-__all__ = ["device_name", "versions"]
+def processor_name() -> str:
+    """The processor's model name where Linux tells it; else what Python knows of it, at least its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+__all__ = ["device_name", "processor_name", "versions"]

@@ -16,6 +16,7 @@ import yaml
 from .calibration import Calibration
 
 NOTES_FILE = "card.yaml"
+RESULTS_FILES = ("evaluation.json", "results.json")  # of `evaluate` and of `benchmark`
 # What the Trainer and `train` leave: what it is -> names of the file, of which the first that is there counts.
 TRAINING_FILES = {
     "run": ("training_run.json",),
@@ -209,7 +210,7 @@ def find_results(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        inside = [path / name for name in ("evaluation.json", "results.json")] if path.is_dir() else [path]
+        inside = [path / name for name in RESULTS_FILES] if path.is_dir() else [path]
         inside = [file for file in inside if file.is_file()]
         if not inside:
             raise FileNotFoundError(f"{path} holds no evaluation.json and no results.json: give what a test wrote")
@@ -220,7 +221,7 @@ def find_results(paths: Sequence[Path]) -> list[Path]:
 def results_within(folder: Path) -> list[Path]:
     """The results files in a checkpoint's folder and the folders right below it, where tests usually go."""
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    files = [folder / name for folder in folders for name in ("evaluation.json", "results.json")]
+    files = [folder / name for folder in folders for name in RESULTS_FILES]
     return [file for file in files if file.is_file()]
 
 

@@ -6,7 +6,6 @@ often an epoch has them, the augmentations, the machine, versions and time, and 
 
 import json
 import os
-import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .environment import device_name, versions
+from .environment import device_name, processor_name, versions
 from .files import write_atomically
 from .model_card_facts import TRAINING_FILES, file_hash
 from .report import DatasetReport
@@ -81,7 +80,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     """The device by its name, the processor, and the threads that torch computes with."""
     return {
         "device": device_name(device),
-        "processor": _processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
     }
 
@@ -93,15 +92,6 @@ def _described(report: DatasetReport) -> dict[str, Any]:
         "counts": {name: list(pair) for name, pair in report.counts.items()},
         "unreadable": len(report.skipped),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 __all__ = ["hardware", "shown_name", "write_training_run"]

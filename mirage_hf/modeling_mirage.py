@@ -6,6 +6,7 @@ ACM MM 2025, https://arxiv.org/abs/2508.01525. The contrastive term and the memo
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,33 @@ def cut_tiles(pixel_values: torch.Tensor, side: int) -> torch.Tensor:
     )
 
 
+def embed_by_tiles(
+    pixel_values: torch.Tensor, side: int, embed: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """
+    Embeddings of images of any size, each the normalised mean of its tiles'.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(B, C, H, W)`):
+            Images with H and W of at least `side`.
+        side (`int`):
+            Height and width of a tile in pixels.
+        embed (`Callable`):
+            Tiles of shape `(N, C, side, side)` to unit-norm embeddings `(N, D)`.
+
+    Returns:
+        `torch.Tensor` of shape `(B, D)`, unit-norm.
+
+    Raises:
+        `ValueError`: If the images are smaller than a tile.
+    """
+    if tuple(pixel_values.shape[-2:]) == (side, side):
+        return embed(pixel_values)
+    tiles = cut_tiles(pixel_values, side)  # (B, N, C, side, side)
+    embeds = embed(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2])  # (B, N, D)
+    return F.normalize(embeds.mean(dim=1), dim=-1)
+
+
 class MiraGeForImageDetection(MiraGePreTrainedModel):
     """
     CLIP with MiraGe's prompts, as a two-class image classifier: 0 = real, 1 = fake.
@@ -134,12 +162,10 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
         return text, vision
 
     def _encode_images(self, pixel_values: torch.Tensor, prompts: list[torch.Tensor] | None) -> torch.Tensor:
+        if not self.config.tile_images:
+            return self._encode_tiles(pixel_values, prompts)
         side = self.clip.vision_model.embeddings.image_size
-        if self.config.tile_images and tuple(pixel_values.shape[-2:]) != (side, side):
-            tiles = cut_tiles(pixel_values, side)  # (B, N, 3, side, side)
-            embeds = self._encode_tiles(tiles.flatten(0, 1), prompts).unflatten(0, tiles.shape[:2])
-            return F.normalize(embeds.mean(dim=1), dim=-1)
-        return self._encode_tiles(pixel_values, prompts)
+        return embed_by_tiles(pixel_values, side, lambda tiles: self._encode_tiles(tiles, prompts))
 
     def _encode_tiles(self, pixel_values: torch.Tensor, prompts: list[torch.Tensor] | None) -> torch.Tensor:
         outputs = self.clip.vision_model(pixel_values=pixel_values, **{PROMPTS_KWARG: prompts})
@@ -283,4 +309,4 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
 
 MiraGeForImageDetection.register_for_auto_class("AutoModelForImageClassification")
 
-__all__ = ["MiraGeForImageDetection", "MiraGeOutput", "cut_tiles"]
+__all__ = ["MiraGeForImageDetection", "MiraGeOutput", "cut_tiles", "embed_by_tiles"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .environment import device_name
+from .environment import device_name, processor_name
 
 
 def cpu_seconds() -> float:
@@ -45,19 +45,11 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 __all__ = ["cpu_seconds", "describe_environment", "peak_memory_mib", "reset_peak_memory"]

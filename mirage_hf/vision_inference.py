@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 
-from .modeling_mirage import MiraGeForImageDetection, cut_tiles
+from .modeling_mirage import MiraGeForImageDetection, embed_by_tiles
 
 
 class VisionInference(nn.Module):
@@ -64,10 +64,8 @@ class VisionInference(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """`pixel_values` as `MiraGeForImageDetection.forward` takes them, `(B, 3, H, W)`, to logits `(B, 2)`."""
-        if self.tile_images and tuple(pixel_values.shape[-2:]) != (self.side, self.side):
-            tiles = cut_tiles(pixel_values, self.side)  # (B, N, 3, side, side)
-            embeds = self.image_embeds(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2])
-            embeds = F.normalize(embeds.mean(dim=1), dim=-1)
+        if self.tile_images:
+            embeds = embed_by_tiles(pixel_values, self.side, self.image_embeds)
         else:
             embeds = self.image_embeds(pixel_values)
         return (embeds[:, None] * self.anchors[None]).sum(dim=-1)  # (B, 2)
