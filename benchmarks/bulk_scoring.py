@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import MIB, environment
+from measuring import MIB, OtherPrograms, environment
 from PIL import Image
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
@@ -159,23 +159,6 @@ class DecodersWay:
         # would end this process.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return len(files) / seconds, read_scores(out)
-
-
-class OtherPrograms:
-    """The share of the machine that went to other programs within a block, on Linux; waited-for children are ours."""
-
-    def __enter__(self) -> "OtherPrograms":
-        self.begin = self._read()
-        return self
-
-    def __exit__(self, *_) -> None:
-        busy, idle, own = (now - then for now, then in zip(self._read(), self.begin, strict=True))
-        self.share = max(0.0, (busy - own) / (busy + idle))
-
-    def _read(self) -> tuple[float, float, float]:
-        user, nice, system, idle, waiting, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
-        ticks = os.sysconf("SC_CLK_TCK")
-        return (user + nice + system + sum(rest)) / ticks, (idle + waiting) / ticks, sum(os.times()[:4])
 
 
 def read_scores(out: Path) -> dict[str, float]:

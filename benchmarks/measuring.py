@@ -1,5 +1,6 @@
 """Makes, trains and times detectors with random weights, full-size or tiny: what the benchmarks here share."""
 
+import os
 import platform
 import resource
 import sys
@@ -102,6 +103,23 @@ def peak_memory_mib(device: str) -> float | None:
 def peak_rss_mib() -> float:
     """Largest memory of this process, on Linux."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+class OtherPrograms:
+    """The share of the machine that went to other programs within a block, on Linux; waited-for children are ours."""
+
+    def __enter__(self) -> "OtherPrograms":
+        self.begin = self._read()
+        return self
+
+    def __exit__(self, *_) -> None:
+        busy, idle, own = (now - then for now, then in zip(self._read(), self.begin, strict=True))
+        self.share = max(0.0, (busy - own) / (busy + idle))
+
+    def _read(self) -> tuple[float, float, float]:
+        user, nice, system, idle, waiting, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+        ticks = os.sysconf("SC_CLK_TCK")
+        return (user + nice + system + sum(rest)) / ticks, (idle + waiting) / ticks, sum(os.times()[:4])
 
 
 def environment(device: str) -> dict:
