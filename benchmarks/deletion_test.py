@@ -23,11 +23,11 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout, installed or not
 
 from mirage_hf.deletion import DeletionCurves, deletion_test, without
-from mirage_hf.detector import TorchMargins
 from mirage_hf.detector_loading import load_detector
 from mirage_hf.environment import processor_name, versions
 from mirage_hf.image_io import load_rgb
 from mirage_hf.patch_evidence import patch_evidence, stitch, vision_tower
+from mirage_hf.torch_margins import TorchMargins
 
 ROOT = Path(__file__).resolve().parent
 DATA, MODEL, RESULTS = ROOT / "minibench" / "carried", ROOT / "minibench" / "mirage-tiny", ROOT / "results"

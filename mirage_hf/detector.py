@@ -13,25 +13,20 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 
 from .calibration import Calibration
 from .detection import Detection, Prepared, Preparer
-from .detector_loading import LoadedDetector, load_detector
+from .detector_loading import load_detector
 from .fused_transform import evaluation_transform
 from .image_io import SCORING_LIMITS, ImageLimits, ImageStatus
-from .modeling_mirage import MiraGeForImageDetection
-from .packed_linear import can_pack, pack_linears
-from .vision_inference import VisionInference
+from .torch_margins import DTYPES, TorchMargins
 
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BACKENDS = ("torch", "onnx", "openvino")
 
 
@@ -250,55 +245,6 @@ def _pixels(item: Prepared) -> torch.Tensor:
     return item.pixel_values
 
 
-class TorchMargins:
-    """
-    Log-odds of fake by a model in PyTorch.
-
-    Args:
-        loaded ([`LoadedDetector`]): The model, which is moved to the device.
-        device (`str` or `torch.device`, *optional*): The GPU if there is one.
-        dtype (`str`, *optional*, defaults to `"float32"`): As in [`Detector.from_pretrained`].
-    """
-
-    def __init__(self, loaded: LoadedDetector, device: str | torch.device | None = None, dtype: str = "float32"):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model, self.dtype = loaded.model.to(self.device).eval(), DTYPES[dtype]
-        self.logits = model_logits(self.model)
-        # Of the model itself nothing may be replaced: it is explained, too.
-        if (
-            isinstance(self.logits, VisionInference)
-            and self.device.type == "cpu"
-            and self.dtype is None
-            and can_pack()
-        ):
-            pack_linears(self.logits.layers)
-
-    def __call__(self, pixel_values: torch.Tensor) -> np.ndarray:
-        """`pixel_values` of shape `(B, 3, H, W)` to float64 of shape `(B,)`."""
-        autocast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, dtype=self.dtype)
-        with torch.inference_mode(), autocast:
-            logits = self.logits(pixel_values.to(self.device))  # (B, 2)
-        real, fake = logits.double().unbind(dim=-1)
-        return (fake - real).cpu().numpy()
-
-
-class ModelLogits(nn.Module):
-    """Any classifier as a function of one tensor to one tensor."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, H, W)` to `(B, 2)`: real, fake."""
-        return self.model(pixel_values=pixel_values).logits
-
-
-def model_logits(model: nn.Module) -> nn.Module:
-    """`pixel_values` of shape `(B, 3, H, W)` to logits `(B, 2)`: without needless work where the model is MiraGe."""
-    return VisionInference(model) if isinstance(model, MiraGeForImageDetection) else ModelLogits(model)
-
-
 def stated_revision(config: PreTrainedConfig) -> str | None:
     """`str`, *optional*: The commit that a checkpoint of the Hub was loaded from; transformers sets it for those."""
     return vars(config).get("_commit_hash")
@@ -320,4 +266,4 @@ def stated_calibration(config: PreTrainedConfig) -> Calibration | None:
     return None if stated is None else Calibration.from_dict(stated)
 
 
-__all__ = ["Detector", "TorchMargins", "stated_calibration", "stated_revision", "stated_threshold"]
+__all__ = ["Detector", "stated_calibration", "stated_revision", "stated_threshold"]

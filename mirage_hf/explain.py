@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .detector import Detector, TorchMargins
+from .detector import Detector
 from .explain_picture import CAPTION, draw_overlay
 from .fused_transform import FusedTransform
 from .image_io import UnreadableImage, load_rgb, read_image
 from .patch_evidence import patch_evidence, vision_tower
+from .torch_margins import TorchMargins
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,11 @@ from .backends import (
     metadata_properties,
     one_line,
 )
-from .detector import model_logits
 from .detector_loading import LoadedDetector, load_detector
 from .export_comparison import Comparison, compare, synthetic_images
 from .export_metadata import write_configuration
 from .modeling_mirage import MiraGeForImageDetection
+from .torch_margins import model_logits
 
 OPSET = 18
 LARGEST_FILE = 1_900_000_000  # bytes of weights; a protobuf file ends at 2 GiB

@@ -19,8 +19,9 @@ import mirage_hf
 from mirage_hf import Detector
 from mirage_hf.calibration_fit import fit_calibration
 from mirage_hf.detection import Detection, NamedImage, Preparer
-from mirage_hf.detector import TorchMargins, stated_calibration
+from mirage_hf.detector import stated_calibration
 from mirage_hf.image_io import ImageLimits, ImageStatus, UnreadableImage
+from mirage_hf.torch_margins import TorchMargins
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "benchmarks" / "minibench" / "mirage-tiny"

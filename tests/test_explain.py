@@ -11,12 +11,12 @@ from PIL import Image
 
 from mirage_hf import Detector
 from mirage_hf.detection import Preparer
-from mirage_hf.detector import TorchMargins
 from mirage_hf.explain import explain, lay_on_image
 from mirage_hf.explain_picture import CAPTION, draw_overlay, strongest
 from mirage_hf.fused_transform import FusedTransform
 from mirage_hf.image_io import UnreadableImage
 from mirage_hf.image_processing import EvalTransform, build_image_processor
+from mirage_hf.torch_margins import TorchMargins
 
 SIDE, PATCH = 32, 8
 

@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mirage_hf import MiraGeForImageDetection
 from mirage_hf.detection import Preparer
-from mirage_hf.detector import Detector, ModelLogits, TorchMargins, model_logits
+from mirage_hf.detector import Detector
 from mirage_hf.modeling_mirage import MiraGeOutput
+from mirage_hf.torch_margins import ModelLogits, TorchMargins, model_logits
 from mirage_hf.vision_inference import VisionInference, quick_gelu
 
 # Text of 3 layers and vision of 4, 3 and 2: prompts end before, or reach into, the last vision layer.
