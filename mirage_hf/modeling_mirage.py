@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from .class_prompts import tokenize_class_prompts
 from .configuration_mirage import MiraGeConfig
+from .lean_layers import can_be_lean, encode_by_parts
 from .pretrained_mirage import MiraGePreTrainedModel
 from .prompt_learner import PROMPTS_KWARG, PromptLearner, attach_prompt_injectors, check_prompt_injectors
 
@@ -109,7 +110,15 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
         config ([`MiraGeConfig`]):
             The backbone's configuration and the prompts' sizes. The weights are random: see [`from_clip`] and
             `from_pretrained` for real ones.
+
+    Attributes:
+        lean_vision (`bool`):
+            Whether in training the vision encoder leaves out what nobody reads (see `lean_layers`), with the same
+            results but for rounding, where it [`can_be_lean`]. Else CLIP's own layers run, with hooks, as they always
+            do in evaluation.
     """
+
+    lean_vision = False
 
     def __init__(self, config: MiraGeConfig):
         super().__init__(config)
@@ -168,6 +177,13 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
         return embed_by_tiles(pixel_values, side, lambda tiles: self._encode_tiles(tiles, prompts))
 
     def _encode_tiles(self, pixel_values: torch.Tensor, prompts: list[torch.Tensor] | None) -> torch.Tensor:
+        if self.lean_vision and self.training and can_be_lean(self.clip.vision_model.encoder):
+            pooled = encode_by_parts(self.clip.vision_model, pixel_values, prompts)  # (B, d)
+        else:
+            pooled = self._encode_with_hooks(pixel_values, prompts)
+        return F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)  # (B, D)
+
+    def _encode_with_hooks(self, pixel_values: torch.Tensor, prompts: list[torch.Tensor] | None) -> torch.Tensor:
         outputs = self.clip.vision_model(pixel_values=pixel_values, **{PROMPTS_KWARG: prompts})
         length = self.clip.vision_model.embeddings.num_positions
         length += 0 if prompts is None else self.config.num_prompt_tokens
@@ -177,8 +193,7 @@ class MiraGeForImageDetection(MiraGePreTrainedModel):
                 "did not reach its layers. This version of transformers may pass keyword arguments differently; "
                 "mirage_hf needs transformers>=5.23,<6."
             )
-        embeds = self.clip.visual_projection(outputs.pooler_output)  # (B, D)
-        return F.normalize(embeds.float(), dim=-1)
+        return outputs.pooler_output  # (B, d)
 
     def _project_texts(self, prompts: list[torch.Tensor] | None) -> torch.Tensor:
         if self.prompt_learner is None:

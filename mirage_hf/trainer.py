@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch.nn.modules.module import _IncompatibleKeys
 from torch.optim.lr_scheduler import LambdaLR
@@ -74,6 +75,9 @@ class MiraGeTrainer(Trainer):
                 "`accelerate launch` or `torchrun`, or choose one GPU with CUDA_VISIBLE_DEVICES."
             )
         super().__init__(model=model, args=args, **kwargs)
+        if not is_baseline:
+            detector = model.get_base_model() if isinstance(model, PeftModel) else model
+            detector.lean_vision = args.lean_vision
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ImageProgressCallback())
         size = args.memory_size if args.discriminative_weight > 0 else 0

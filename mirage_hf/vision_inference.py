@@ -1,10 +1,7 @@
 """The prompted vision encoder for inference alone: the same numbers as `MiraGeForImageDetection` with less arithmetic.
 
-What the model computes by CLIP's own layers with hooks holds work whose results nobody reads. This leaves it out:
-
-- of the last layer only the class token's output is used, so only its query, projection and MLP are computed;
-- the outputs at the prompts' places are replaced by the next layer's prompts, so up to the last prompted layer prompts
-  are keys and values only, and those don't depend on the image: they are computed once.
+Layers without the work whose results nobody reads (see `lean_layers`), and prompts that are constant: where they are
+needed as keys and values only, those are computed once.
 
     model = MiraGeForImageDetection.from_pretrained("benchmarks/minibench/mirage-tiny").bake()
     logits = VisionInference(model)(pixel_values)
@@ -17,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 
+from .lean_layers import KeysValues, clip_layer, keys_and_values, only_keys_and_values, run_layer, with_prompts
 from .modeling_mirage import MiraGeForImageDetection, embed_by_tiles
 
 
@@ -45,13 +43,13 @@ class VisionInference(nn.Module):
         self.first_norm, self.last_norm = vision.pre_layrnorm, vision.post_layernorm
         self.projection = model.clip.visual_projection
         prompts = model._prompts()[1] or []  # K x (m, d)
-        last = len(vision.encoder.layers) - 1
+        count = len(vision.encoder.layers)
         self.layers = nn.ModuleList(
             InferenceLayer(
                 layer,
                 prompts=prompts[index] if index < len(prompts) else None,
-                is_last=index == last,
-                prompts_replaced=index + 1 < len(prompts),
+                constant=only_keys_and_values(index, len(prompts), count),
+                is_last=index + 1 == count,
             )
             for index, layer in enumerate(vision.encoder.layers)
         )
@@ -91,54 +89,43 @@ class InferenceLayer(nn.Module):
     Args:
         layer (`CLIPEncoderLayer`): The weights.
         prompts (`torch.Tensor` of shape `(m, d)`, *optional*): What this layer's prompts are.
+        constant (`bool`): Whether they are needed as keys and values only.
         is_last (`bool`): Whether only the class token's output is wanted.
-        prompts_replaced (`bool`): Whether the next layer has prompts of its own.
     """
 
     prompts: torch.Tensor | None
     prompt_keys: torch.Tensor | None
     prompt_values: torch.Tensor | None
 
-    def __init__(self, layer: Any, prompts: torch.Tensor | None, is_last: bool, prompts_replaced: bool):
+    def __init__(self, layer: Any, prompts: torch.Tensor | None, constant: bool, is_last: bool):
         super().__init__()
-        attention = layer.self_attn
-        self.num_heads, self.is_last = attention.num_heads, is_last
-        self.norm1, self.norm2, self.out_proj = layer.layer_norm1, layer.layer_norm2, attention.out_proj
-        self.query, self.key, self.value = attention.q_proj, attention.k_proj, attention.v_proj
-        self.fc1, self.fc2 = layer.mlp.fc1, layer.mlp.fc2
-        activation = layer.mlp.activation_fn
-        self.activation = quick_gelu if isinstance(activation, QuickGELUActivation) else activation
-        constant = prompts is not None and (is_last or prompts_replaced)
+        parts, self.is_last = clip_layer(layer), is_last
+        self.num_heads = parts.num_heads
+        self.norm1, self.norm2, self.out_proj = parts.norm1, parts.norm2, parts.out_proj
+        self.query, self.key, self.value = parts.query, parts.key, parts.value
+        self.fc1, self.fc2 = parts.fc1, parts.fc2
+        self.activation = quick_gelu if isinstance(parts.activation, QuickGELUActivation) else parts.activation
         keys = values = None
-        if constant:
+        if prompts is not None and constant:
             with torch.no_grad():
-                normed = self.norm1(prompts)[None]  # (1, m, d)
-                keys, values = self.heads(self.key(normed)), self.heads(self.value(normed))
+                keys, values = keys_and_values(self, prompts)
+            prompts = None
         self.register_buffer("prompt_keys", keys)  # (1, heads, m, d / heads)
         self.register_buffer("prompt_values", values)
-        self.register_buffer("prompts", None if constant or prompts is None else prompts.detach().clone())
+        self.register_buffer("prompts", None if prompts is None else prompts.detach().clone())
 
-    def heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, d / heads)
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Queries `(B, heads, Q, d / heads)`, keys and values `(B, heads, T, d / heads)` to `(B, Q, d)`."""
+        return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """`(B, tokens, d)` to the same; to `(B, 1, d)` in the last layer."""
         if self.prompts is not None:  # the last prompted layer's, which flow on
-            tokens = torch.cat([tokens, self.prompts.expand(tokens.shape[0], -1, -1)], dim=1)  # (B, 1 + N + m, d)
-        normed = self.norm1(tokens)
-        keys, values = self.heads(self.key(normed)), self.heads(self.value(normed))
+            tokens = with_prompts(tokens, self.prompts)
+        states: KeysValues | None = None
         if self.prompt_keys is not None and self.prompt_values is not None:
-            keys, values = append(keys, self.prompt_keys), append(values, self.prompt_values)
-        if self.is_last:
-            tokens, normed = tokens[:, :1], normed[:, :1]
-        attended = F.scaled_dot_product_attention(self.heads(self.query(normed)), keys, values)
-        tokens = tokens + self.out_proj(attended.transpose(1, 2).flatten(2))
-        return tokens + self.fc2(self.activation(self.fc1(self.norm2(tokens))))
-
-
-def append(states: torch.Tensor, constant: torch.Tensor) -> torch.Tensor:
-    """`(B, heads, tokens, d / heads)` and `(1, heads, m, d / heads)` to `(B, heads, tokens + m, d / heads)`."""
-    return torch.cat([states, constant.to(states.dtype).expand(states.shape[0], -1, -1, -1)], dim=2)
+            states = self.prompt_keys, self.prompt_values
+        return run_layer(self, tokens, states, self.is_last)
 
 
 def quick_gelu(states: torch.Tensor) -> torch.Tensor:
