@@ -114,7 +114,8 @@ class OtherPrograms:
 
     def __exit__(self, *_) -> None:
         busy, idle, own = (now - then for now, then in zip(self._read(), self.begin, strict=True))
-        self.share = max(0.0, (busy - own) / (busy + idle))
+        # A block shorter than a tick of the kernel's clock shows none.
+        self.share = max(0.0, busy - own) / (busy + idle) if busy + idle else 0.0
 
     def _read(self) -> tuple[float, float, float]:
         user, nice, system, idle, waiting, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
