@@ -1,5 +1,5 @@
 """The command line `mirage-hf`.
 
-A package of its own, because importing `mirage_hf` registers the models and so loads torch and transformers, which
-takes seconds: here `--help` and usage errors need neither. Each command imports what it needs when it runs.
+A package of its own: here `--help` and usage errors import neither PyTorch nor transformers, which takes seconds. Each
+command imports what it needs when it runs.
 """
