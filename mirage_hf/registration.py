@@ -47,9 +47,7 @@ def claim(table: dict[str, str], key: str, value: str) -> None:
         ValueError: transformers has another one of this key.
     """
     if table.setdefault(key, value) != value:
-        raise ValueError(
-            f"transformers has a model type {key!r} of its own: {PACKAGE} can't be used with this version"
-        )
+        raise ValueError(f"this transformers has its own model type {key!r}: {PACKAGE} needs another version of it")
 
 
 # In the order of their import: the tables of models are put together from those of configurations.
