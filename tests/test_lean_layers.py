@@ -81,7 +81,7 @@ def test_half_precision_stays_as_close(pixel_values):
 
 
 def test_arithmetic_is_saved(pixel_values):
-    """Forward and backward: the last layer but for the class token, prompts as queries, the first layer's gradients."""
+    """Of the last layer all but the class token, prompts as queries, the gradients of the first layer's tokens."""
     model = make_model(prompt_depth=3, num_prompt_tokens=5).train()
     counted = []
     for model.lean_vision in (False, True):
