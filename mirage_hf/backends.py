@@ -176,10 +176,13 @@ class OpenVINOBackend(ExportedDetector):
         return type(self), (self.file, self.threads, self.precision)
 
 
-BACKENDS: dict[str, type[ExportedDetector]] = {"onnx": OnnxRuntimeBackend, "openvino": OpenVINOBackend}
+BACKENDS = ("onnx", "openvino")
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}  # in OpenVINO's words
 
 
-def load_backend(path: str | os.PathLike, backend: str = "onnx", threads: int | None = None) -> ExportedDetector:
+def load_backend(
+    path: str | os.PathLike, backend: str = "onnx", threads: int | None = None, dtype: str = "float32"
+) -> ExportedDetector:
     """
     Load an exported detector.
 
@@ -187,9 +190,11 @@ def load_backend(path: str | os.PathLike, backend: str = "onnx", threads: int | 
         path (`str` or `PathLike`):
             The folder that [`~mirage_hf.export.export_onnx`] wrote, or the ONNX file in it.
         backend (`str`, *optional*, defaults to `"onnx"`):
-            `"onnx"` for ONNX Runtime, `"openvino"` for OpenVINO computing in float32.
+            `"onnx"` for ONNX Runtime, `"openvino"` for OpenVINO.
         threads (`int`, *optional*):
             Threads of one forward pass; the library's own choice if left out.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            `"bfloat16"` lets OpenVINO compute in it, where the CPU can.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -198,12 +203,16 @@ def load_backend(path: str | os.PathLike, backend: str = "onnx", threads: int | 
     """
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if dtype not in (PRECISIONS if backend == "openvino" else ("float32",)):
+        raise ValueError(f"`dtype` was settled at export: {backend} can't compute in {dtype!r}")
     file = Path(path)
     if file.is_dir():
         file = file / MODEL_FILE
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}; `mirage-hf export` writes one")
-    return BACKENDS[backend](file, threads)
+    if backend == "openvino":
+        return OpenVINOBackend(file, threads, PRECISIONS[dtype])
+    return OnnxRuntimeBackend(file, threads)
 
 
 def metadata_properties(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -25,9 +25,9 @@ from .detection import Detection, Prepared, Preparer
 from .detector_loading import load_detector
 from .fused_transform import evaluation_transform
 from .image_io import SCORING_LIMITS, ImageLimits, ImageStatus
-from .torch_margins import DTYPES, TorchMargins
+from .torch_margins import DTYPES, INT8, torch_margins
 
-BACKENDS = ("torch", "onnx", "openvino")
+BACKENDS = ("torch", "onnx", "openvino", "auto")
 
 
 class Detector:
@@ -47,6 +47,8 @@ class Detector:
             From log-odds to probabilities, and when to abstain.
         batch_size (`int`, *optional*, defaults to 16):
             Images for each forward pass.
+        backend (`str`, *optional*):
+            What `margins` computes with and in which type, in words such as `"onnx int8"`.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Detector:
         threshold: float = 0.5,
         calibration: Calibration | None = None,
         batch_size: int = 16,
+        backend: str | None = None,
     ):
         if not 0 <= threshold <= 1:
             raise ValueError(f"`threshold` must lie in [0, 1], got {threshold!r}")
@@ -66,6 +69,7 @@ class Detector:
         self.margins, self.preparer = margins, preparer
         self.name, self.revision = name, revision
         self.threshold, self.calibration, self.batch_size = threshold, calibration, batch_size
+        self.backend = backend
 
     @classmethod
     def from_pretrained(
@@ -76,6 +80,10 @@ class Detector:
         device: str | torch.device | None = None,
         dtype: str = "float32",
         backend: str = "torch",
+        export: str | os.PathLike | None = None,
+        threads: int | None = None,
+        max_difference: float = 0.001,
+        calibration_images: Iterable[Any] | None = None,
         fake_label: str | None = None,
         threshold: float | None = None,
         limits: ImageLimits = SCORING_LIMITS,
@@ -88,15 +96,29 @@ class Detector:
         Args:
             name (`str` or `PathLike`):
                 A MiraGe checkpoint, one of its baselines, any image classifier with the two classes real and fake; for
-                another `backend` than torch a folder that `mirage-hf export` wrote.
+                the backends onnx and openvino a folder that `mirage-hf export` wrote.
             revision (`str`, *optional*):
                 Git revision of a Hub repository.
             device (`str` or `torch.device`, *optional*):
-                The GPU if there is one. Only the torch backend has a choice.
+                The GPU if there is one. The backends onnx and openvino run on the CPU.
             dtype (`str`, *optional*, defaults to `"float32"`):
-                `"float32"`, or autocast to `"bfloat16"` or `"float16"`. Only with the torch backend.
+                `"float32"`, autocast to `"bfloat16"` or `"float16"`, or on the CPU `"int8"`. OpenVINO takes
+                `"bfloat16"`, too; otherwise an exported detector's type was settled at export.
             backend (`str`, *optional*, defaults to `"torch"`):
-                `"torch"`, `"onnx"` or `"openvino"`.
+                `"torch"`, `"onnx"`, `"openvino"`, or `"auto"`: the fastest on this machine whose `p_fake` stays within
+                `max_difference` of PyTorch's in float32, measured once and remembered; see
+                [`~mirage_hf.backend_choice.choose_backend`].
+            export (`str` or `PathLike`, *optional*):
+                Folder of the exported network where `name` is the checkpoint that it was made of, whose threshold and
+                calibration then count.
+            threads (`int`, *optional*):
+                Threads of a forward pass with onnx and openvino, the library's own choice if left out; and what auto
+                measures with, `torch.get_num_threads()` if left out.
+            max_difference (`float`, *optional*, defaults to 0.001):
+                For auto.
+            calibration_images (`Iterable`, *optional*):
+                For auto: images like those to be scored, as [`score`] takes them, to measure differences on. Synthetic
+                ones if left out.
             fake_label (`str`, *optional*):
                 Class that means fake, where the names of a foreign classifier don't say so.
             threshold (`float`, *optional*):
@@ -111,24 +133,36 @@ class Detector:
             OSError: there is no such checkpoint.
             ValueError: it is no detector with two classes, or an argument doesn't fit.
         """
-        name = os.fspath(name)
+        name, loaded = os.fspath(name), None
         if backend not in BACKENDS:
             raise ValueError(f"`backend` must be one of {', '.join(BACKENDS)}, got {backend!r}")
-        if dtype not in DTYPES:
-            raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
-        if backend == "torch":
+        if dtype not in (*DTYPES, INT8):
+            raise ValueError(f"`dtype` must be one of {', '.join((*DTYPES, INT8))}, got {dtype!r}")
+        if backend == "auto":
+            if dtype != "float32" or export is not None:
+                raise ValueError('`dtype` and `export` are chosen by backend="auto": leave them out')
+            from .backend_choice import choose_backend
+
             loaded = load_detector(name, revision, fake_label)
-            margins: Callable[[torch.Tensor], np.ndarray] = TorchMargins(loaded, device, dtype)
-            config, transform, mark = loaded.config, loaded.transform, loaded.fingerprint
+            way = choose_backend(loaded, device, threads, max_difference, calibration_images)
+            backend, dtype, export = way.backend, way.dtype, way.export
+        elif backend != "torch" and (device not in (None, "cpu") or (export is None and fake_label is not None)):
+            raise ValueError(f"`device` and `fake_label` were settled at export; not with {backend}")
+        margins: Callable[[torch.Tensor], np.ndarray]
+        if backend == "torch":
+            loaded = loaded or load_detector(name, revision, fake_label)
+            margins = torch_margins(loaded, device, dtype)
+            config, transform, precision = loaded.config, loaded.transform, dtype
+            mark = stated_revision(config) or loaded.fingerprint
         else:
-            if dtype != "float32" or device not in (None, "cpu") or fake_label is not None:
-                raise ValueError(f"`dtype`, `device` and `fake_label` were settled at export; not with {backend}")
             from .backends import load_backend
 
-            margins = load_backend(name, backend)
+            margins = exported = load_backend(export or name, backend, threads, dtype)
             config = AutoConfig.from_pretrained(name, revision=revision)
             transform = evaluation_transform(AutoImageProcessor.from_pretrained(name, revision=revision))
-            mark = margins.fingerprint  # type: ignore[attr-defined]
+            precision = exported.metadata["precision"] if exported.metadata["precision"] == INT8 else dtype
+            stated = stated_revision(config) if export is None else None  # which doesn't tell int8
+            mark = stated or exported.fingerprint
         calibration = stated_calibration(config)
         if threshold is None:
             threshold = calibration.threshold if calibration is not None else stated_threshold(config)
@@ -136,10 +170,11 @@ class Detector:
             margins,
             Preparer(transform, limits, sha256),
             name.rstrip("/").rpartition("/")[2],
-            stated_revision(config) or mark,
+            mark,
             threshold,
             calibration,
             batch_size,
+            f"{backend} {precision}",
         )
 
     def score(self, images: Any) -> "Detection | list[Detection]":

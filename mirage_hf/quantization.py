@@ -118,21 +118,11 @@ def quantize_onnx(
         raise ValueError(NO_DATA)
     if not 0 <= max_auroc_drop <= 1:
         raise ValueError(f"`max_auroc_drop` must lie in [0, 1], got {max_auroc_drop!r}")
-    onnx = import_extra("onnx", "ONNX", "onnx")
     reference = load_backend(source, "onnx")
     if reference.metadata["precision"] != "float32":
         raise ValueError(f"{reference.file} is of {reference.metadata['precision']} already; quantise the float32 one")
     with finished_folder(folder) as staging:
-        file = staging / MODEL_FILE
-        _quantize(reference.file, file)
-        model = onnx.load(file)
-        properties = dict(reference.properties) | {
-            "precision": "int8",
-            "fingerprint": f"{reference.fingerprint}-int8",
-        }
-        onnx.helper.set_model_props(model, properties)
-        onnx.save(model, file)
-        quantized = OnnxRuntimeBackend(file)
+        quantized = write_int8(reference, staging)
         report = _judge(reference, quantized, dataset, max_auroc_drop, batch_size, Path(folder))
         if report.auroc_int8 < report.auroc_float32 - max_auroc_drop:
             raise ValueError(
@@ -140,8 +130,6 @@ def quantize_onnx(
                 f"{report.auroc_int8:.4f}, that of float32 {report.auroc_float32:.4f}, a fall by more than "
                 f"{max_auroc_drop:g} (--max-auroc-drop)"
             )
-        for name in FILES:
-            shutil.copyfile(reference.file.parent / name, staging / name)
     return report
 
 
@@ -177,6 +165,25 @@ def export_int8(
         whole = Path(temporary) / "float32"
         exported = export_onnx(model, whole, revision=revision, fake_label=fake_label, images=images)
         return replace(exported, file=None), quantize_onnx(whole, folder, dataset, max_auroc_drop, batch_size)
+
+
+def write_int8(reference: ExportedDetector, folder: Path) -> OnnxRuntimeBackend:
+    """
+    Quantises an exported detector into an existing folder, judged by nobody yet.
+
+    Raises:
+        ImportError: the extra `onnx` is missing.
+    """
+    onnx = import_extra("onnx", "ONNX", "onnx")
+    file = folder / MODEL_FILE
+    _quantize(reference.file, file)
+    model = onnx.load(file)
+    properties = dict(reference.properties) | {"precision": "int8", "fingerprint": f"{reference.fingerprint}-int8"}
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, file)
+    for name in FILES:
+        shutil.copyfile(reference.file.parent / name, folder / name)
+    return OnnxRuntimeBackend(file)
 
 
 def _quantize(source: Path, target: Path) -> None:

@@ -13,11 +13,12 @@ the shards that are not there yet: the same process after a crash, another one w
 `torchrun`, a SLURM array, Ray.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,20 @@ def run_scoring(arguments: ScoringArguments) -> ScoringSummary:
     device = device_of_launch(arguments.device)
     workers = arguments.workers or max(1, usable_cores() // processes_on_this_machine())
     threads = max(1, usable_cores() // processes_on_this_machine() // workers)
-    settings = arguments.settings(device if arguments.backend == "torch" else arguments.device)
-    detector = settings.load(threads)
-    first_alone(lambda: plan_run(arguments, detector), launch)
+    settings = arguments.settings(device if arguments.backend in ("torch", "auto") else arguments.device)
+    if arguments.backend == "auto" and launch is not None and launch[1] > processes_on_this_machine():
+        raise ValueError("`backend` auto measures one machine, and there are several: name a backend")
+    detector = None if arguments.backend == "auto" else settings.load(threads)
+
+    def begin() -> str:
+        nonlocal settings, detector
+        settings = settings.settled(threads)
+        detector = detector or settings.load(threads)
+        plan_run(replace(arguments, backend=settings.backend, dtype=settings.dtype), detector)
+        return json.dumps({name: getattr(settings, name) for name in ("backend", "dtype", "export")})
+
+    settings = replace(settings, **json.loads(first_alone(begin, launch)))
+    detector = detector or settings.load(threads)
     manifest = read_manifest(Path(arguments.output_dir))
     assert manifest is not None
     folder = ScoringFolder(Path(arguments.output_dir), manifest)
@@ -118,7 +130,7 @@ def run_scoring(arguments: ScoringArguments) -> ScoringSummary:
     source = open_source(folder, os.getcwd() if arguments.inputs else None)
     files = {shard: (folder.shard_file(shard).resolve(), folder.metadata(shard)) for shard in todo}
     job = ShardJob(settings, source, files, threads, detector)
-    on_gpu = settings.device != "cpu" and arguments.backend == "torch"
+    on_gpu = settings.device != "cpu" and settings.backend == "torch"
 
     def start(report: Report) -> Generator[Event]:
         if arguments.engine == "ray" and todo:

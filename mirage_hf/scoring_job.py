@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from .detector import Detector
+from .detector_loading import load_detector
 from .image_io import SCORING_LIMITS, ImageLimits
-from .scoring_inputs import Entry
+from .scoring_inputs import Entry, named_images
 from .scoring_shard import ShardStats, score_shard
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -25,6 +26,9 @@ class DetectorSettings:
     device: str | None = None
     dtype: str = "float32"
     backend: str = "torch"
+    export: str | None = None
+    max_difference: float = 0.001
+    calibration_images: tuple[str, ...] = ()
     fake_label: str | None = None
     threshold: float | None = None
     limits: ImageLimits = SCORING_LIMITS
@@ -34,12 +38,20 @@ class DetectorSettings:
     def load(self, threads: int | None = None) -> Detector:
         """The detector; `threads` are those of one forward pass in a backend other than torch."""
         arguments: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "model"}
-        detector = Detector.from_pretrained(self.model, **arguments)
-        if self.backend != "torch" and threads is not None:
-            from .backends import load_backend
+        return Detector.from_pretrained(self.model, **arguments | {"threads": threads, "calibration_images": None})
 
-            detector.margins = load_backend(self.model, self.backend, threads=threads)
-        return detector
+    def settled(self, threads: int) -> "DetectorSettings":
+        """The same with the backend that `auto` chooses, for as many threads, so that no process chooses again."""
+        if self.backend != "auto":
+            return self
+        from .backend_choice import choose_backend
+
+        if self.dtype != "float32":
+            raise ValueError("`dtype` is chosen by backend auto: leave it out")
+        loaded = load_detector(self.model, self.revision, self.fake_label)
+        images = named_images(self.calibration_images) if self.calibration_images else None
+        way = choose_backend(loaded, self.device, threads, self.max_difference, images)
+        return replace(self, backend=way.backend, dtype=way.dtype, export=way.export)
 
 
 class Source(Protocol):

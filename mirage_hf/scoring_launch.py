@@ -33,7 +33,7 @@ def device_of_launch(device: str | None) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 
-def first_alone(work: Callable[[], object], launch: tuple[int, int] | None) -> None:
+def first_alone(work: Callable[[], str], launch: tuple[int, int] | None) -> str:
     """
     Let the first process of a launch do something while the others wait.
 
@@ -41,26 +41,29 @@ def first_alone(work: Callable[[], object], launch: tuple[int, int] | None) -> N
         work (`Callable`): What it does.
         launch (`tuple[int, int]`, *optional*): From [`part_of_launch`]; `None` where there is but this process.
 
+    Returns:
+        `str`: What the first one's work returned.
+
     Raises:
         ValueError: in the others, with the first one's message, where that failed.
     """
     if launch is None:
-        work()
-        return
+        return work()
     store = next(iter(torch.distributed.rendezvous("env://", timeout=PATIENCE)))[0]
     key = f"mirage_hf/plan/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if launch[0] > 0:
         store.wait([key], PATIENCE)
         message = store.get(key)
-        if message != DONE:
+        if not message.startswith(DONE):
             raise ValueError(f"the first process failed: {message.decode()}")
-        return
+        return message.removeprefix(DONE).decode()
     try:
-        work()
+        result = work()
     except Exception as error:
         store.set(key, " ".join(str(error).split()) or type(error).__name__)
         raise
-    store.set(key, DONE)
+    store.set(key, DONE + result.encode())
+    return result
 
 
 __all__ = ["device_of_launch", "first_alone", "part_of_launch", "processes_on_this_machine", "usable_cores"]

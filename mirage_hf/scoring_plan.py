@@ -37,8 +37,10 @@ class ScoringArguments:
             Folder or Hub id of a detector.
         output_dir (`str`):
             Where shards, listing, manifest and summary go.
-        revision, device, dtype, backend, fake_label, threshold, limits, sha256:
+        revision, device, dtype, backend, max_difference, fake_label, threshold, limits, sha256:
             See [`Detector.from_pretrained`].
+        calibration_images (`Sequence[str]`, *optional*):
+            As there; files, folders and globs.
         batch_size (`int`, *optional*):
             Images for each forward pass; by default 8 on a CPU, whose caches are small, and 64 elsewhere.
         shard_size (`int`, *optional*):
@@ -72,6 +74,8 @@ class ScoringArguments:
     device: str | None = None
     dtype: str = "float32"
     backend: str = "torch"
+    max_difference: float = 0.001
+    calibration_images: Sequence[str] = ()
     fake_label: str | None = None
     threshold: float | None = None
     limits: ImageLimits = SCORING_LIMITS
@@ -100,6 +104,8 @@ class ScoringArguments:
             raise ValueError(f"`part` must be (i, n) with 0 <= i < n, got {self.part}")
         if self.part is not None and self.part[1] > 1 and self.restart:
             raise ValueError("start over with --restart and --list-only once, then begin the parts without")
+        if self.backend == "auto" and self.ray_address is not None:
+            raise ValueError("`backend` auto measures this machine, not those of a cluster: name a backend")
         if self.merge is not None and Path(self.merge).suffix.lower() not in ENDINGS:
             raise ValueError(f"`merge` must end in {', '.join(ENDINGS)}, got '{self.merge}'")
 
@@ -107,7 +113,13 @@ class ScoringArguments:
         """Those of the arguments that make the detector."""
         names = ("model", "revision", "dtype", "backend", "fake_label", "threshold", "limits", "sha256")
         batch_size = self.batch_size or (8 if device in (None, "cpu") else 64)
-        return DetectorSettings(device=device, batch_size=batch_size, **{name: getattr(self, name) for name in names})
+        return DetectorSettings(
+            device=device,
+            batch_size=batch_size,
+            max_difference=self.max_difference,
+            calibration_images=tuple(self.calibration_images),
+            **{name: getattr(self, name) for name in names},
+        )
 
 
 def plan_run(arguments: ScoringArguments, detector: Detector) -> ScoringFolder:

@@ -1,4 +1,4 @@
-"""A detector's network in PyTorch as a function of preprocessed images to log-odds: whole, or with autocast.
+"""A detector's network in PyTorch: preprocessed images to log-odds, in float32, half precision or int8.
 
 >>> from mirage_hf.detector_loading import load_detector
 >>> margins = TorchMargins(load_detector("benchmarks/minibench/mirage-tiny"), "cpu")
@@ -6,6 +6,7 @@
 array([-4.81])
 """
 
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
@@ -15,9 +16,11 @@ from torch import nn
 from .detector_loading import LoadedDetector
 from .modeling_mirage import MiraGeForImageDetection
 from .packed_linear import can_pack, pack_linears
+from .reading import one_line
 from .vision_inference import VisionInference
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
 
 
 class TorchMargins:
@@ -52,6 +55,59 @@ class TorchMargins:
         return (fake - real).cpu().numpy()
 
 
+class Int8Margins:
+    """
+    Log-odds of fake by a model in PyTorch on the CPU whose linear layers multiply 8-bit integers.
+
+    Weights are rounded once, activations as they come. Those of a batch would share a scale, and an image's score
+    depend on the images beside it: images go through one by one.
+
+    Args:
+        loaded ([`LoadedDetector`]): The model, of which a copy is quantised.
+
+    Raises:
+        ValueError: this build of PyTorch or the model can't be quantised so.
+    """
+
+    def __init__(self, loaded: LoadedDetector):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it is to move to another package, which does not install everywhere
+                from torch.ao.quantization import quantize_dynamic
+
+                network = model_logits(loaded.model.cpu().eval())
+                self.logits = quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
+        except Exception as error:  # without its kernels, a RuntimeError; in a version to come, an ImportError
+            raise ValueError(f"PyTorch can't turn {loaded.name} into int8: {one_line(error)[:200]}") from error
+
+    def __call__(self, pixel_values: torch.Tensor) -> np.ndarray:
+        """`pixel_values` of shape `(B, 3, H, W)` to float64 of shape `(B,)`."""
+        with torch.inference_mode():
+            logits = torch.cat([self.logits(image[None]) for image in pixel_values.cpu()])  # (B, 2)
+        real, fake = logits.double().unbind(dim=-1)
+        return (fake - real).numpy()
+
+
+def torch_margins(
+    loaded: LoadedDetector, device: str | torch.device | None = None, dtype: str = "float32"
+) -> TorchMargins | Int8Margins:
+    """
+    The model in PyTorch.
+
+    Args:
+        loaded, device: As in [`TorchMargins`].
+        dtype (`str`, *optional*, defaults to `"float32"`): As there, or `"int8"`.
+
+    Raises:
+        ValueError: int8 isn't to be had here.
+    """
+    if dtype != INT8:
+        return TorchMargins(loaded, device, dtype)
+    if device is not None and torch.device(device).type != "cpu":
+        raise ValueError(f"`dtype` int8 runs on the CPU, not on {device}")
+    return Int8Margins(loaded)
+
+
 class ModelLogits(nn.Module):
     """Any classifier as a function of one tensor to one tensor."""
 
@@ -69,4 +125,4 @@ def model_logits(model: nn.Module) -> nn.Module:
     return VisionInference(model) if isinstance(model, MiraGeForImageDetection) else ModelLogits(model)
 
 
-__all__ = ["DTYPES", "ModelLogits", "TorchMargins", "model_logits"]
+__all__ = ["DTYPES", "INT8", "Int8Margins", "ModelLogits", "TorchMargins", "model_logits", "torch_margins"]

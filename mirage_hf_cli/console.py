@@ -17,6 +17,11 @@ def set_up_console(quiet: bool) -> None:
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="%(message)s", stream=sys.stderr)
 
 
+def tell_of(module: str) -> None:
+    """Shows what a module of the library tells, too: what it chose, not only what is wrong."""
+    logging.getLogger(module).setLevel(logging.INFO)
+
+
 @contextmanager
 def fail_in_one_line(command: str, extra: str | None = None) -> Iterator[None]:
     """

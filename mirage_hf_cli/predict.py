@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import FINISHED_EXCEPT_SOME, FOUND_FAKE, fail_in_one_line, set_up_console
+from .console import FINISHED_EXCEPT_SOME, FOUND_FAKE, fail_in_one_line, set_up_console, tell_of
 
 
 def predict(
@@ -40,9 +40,21 @@ def predict(
     sha256: Annotated[bool, typer.Option(help="Hash every file.")] = False,
     revision: Annotated[str | None, typer.Option(help="Git revision of a detector on the Hub.")] = None,
     fake_label: Annotated[str | None, typer.Option(help="Class of the detector that means fake.")] = None,
-    backend: Annotated[str, typer.Option(help="torch, or for an exported detector onnx or openvino.")] = "torch",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="torch, for an exported detector onnx or openvino, or auto: the fastest here within --max-difference."
+        ),
+    ] = "torch",
+    max_difference: Annotated[
+        float, typer.Option(min=0, max=1, help="For auto: largest difference of p_fake from torch in float32.")
+    ] = 0.001,
+    calibration_images: Annotated[
+        list[str] | None,
+        typer.Option(help="For auto: images to measure differences on, a file, folder or glob; synthetic by default."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cuda, cpu, ...; the GPU if there is one.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8.")] = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images for each forward pass.")] = 16,
     num_workers: Annotated[int, typer.Option(min=0, help="Threads that decode.")] = 2,
     quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
@@ -71,6 +83,8 @@ def predict(
         from mirage_hf.urls import is_url
 
         setup_console()
+        if backend == "auto" and not quiet:
+            tell_of("mirage_hf.backend_choice")
         given = {"max_megapixels": max_megapixels, "max_aspect_ratio": max_aspect_ratio, "min_side": min_side}
         limits: Any = {name: value for name, value in given.items() if value is not None}
         columns = [field.name for field in fields(Detection)]
@@ -93,6 +107,8 @@ def predict(
             device=device,
             dtype=dtype,
             backend=backend,
+            max_difference=max_difference,
+            calibration_images=None if not calibration_images else named_images(calibration_images),
             fake_label=fake_label,
             threshold=threshold,
             limits=replace(SCORING_LIMITS, **limits),

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import FAILED, FINISHED_EXCEPT_SOME, FOUND_FAKE, fail_in_one_line, set_up_console
+from .console import FAILED, FINISHED_EXCEPT_SOME, FOUND_FAKE, fail_in_one_line, set_up_console, tell_of
 
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
@@ -57,9 +57,21 @@ def score(
     sha256: Annotated[bool, typer.Option(help="Hash every file.")] = False,
     revision: Annotated[str | None, typer.Option(help="Git revision of a detector on the Hub.")] = None,
     fake_label: Annotated[str | None, typer.Option(help="Class of the detector that means fake.")] = None,
-    backend: Annotated[str, typer.Option(help="torch, or for an exported detector onnx or openvino.")] = "torch",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="torch, for an exported detector onnx or openvino, or auto: the fastest here within --max-difference."
+        ),
+    ] = "torch",
+    max_difference: Annotated[
+        float, typer.Option(min=0, max=1, help="For auto: largest difference of p_fake from torch in float32.")
+    ] = 0.001,
+    calibration_images: Annotated[
+        list[str] | None,
+        typer.Option(help="For auto: images to measure differences on, a file, folder or glob; synthetic by default."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cuda, cpu, ...; the GPU if there is one.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8.")] = "float32",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images for each forward pass; 8 on a CPU, 64 on a GPU by default.")
     ] = None,
@@ -87,6 +99,8 @@ def score(
         from mirage_hf.scoring import ScoringArguments, run_scoring
 
         setup_console()
+        if backend == "auto" and not quiet:
+            tell_of("mirage_hf.backend_choice")
         given = {"max_megapixels": max_megapixels, "max_aspect_ratio": max_aspect_ratio, "min_side": min_side}
         limits: Any = {name: value for name, value in given.items() if value is not None}
         arguments = ScoringArguments(
@@ -97,6 +111,8 @@ def score(
             device=device,
             dtype=dtype,
             backend=backend,
+            max_difference=max_difference,
+            calibration_images=calibration_images or (),
             fake_label=fake_label,
             threshold=threshold,
             limits=replace(SCORING_LIMITS, **limits),

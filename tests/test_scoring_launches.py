@@ -103,7 +103,7 @@ class TestLaunch:
             first_alone(lambda: pytest.fail("not for this one"), (1, 2))
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         done = []
-        first_alone(lambda: done.append(1), (0, 2))
-        first_alone(lambda: done.append(2), (1, 2))
-        first_alone(lambda: done.append(3), None)
+        assert first_alone(lambda: done.append(1) or "listed: é", (0, 2)) == "listed: é"
+        assert first_alone(lambda: done.append(2) or "mine", (1, 2)) == "listed: é"
+        assert first_alone(lambda: done.append(3) or "alone", None) == "alone"
         assert done == [1, 3]
