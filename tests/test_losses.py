@@ -8,6 +8,7 @@ from pytorch_metric_learning.losses import SupConLoss
 from torch.nn.functional import normalize
 
 from mirage_hf.losses import supervised_contrastive_loss
+from mirage_hf.memory_bank import MemoryBank
 
 OPTIONS = [
     {},
@@ -172,6 +173,24 @@ def test_float32_under_autocast():
         assert (images @ images.T).dtype == torch.bfloat16  # autocast is on
         loss = supervised_contrastive_loss(images, labels, bank, bank_labels, text_embeds=text)
     assert loss.dtype == torch.float32 and torch.equal(loss, expected)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_a_bank_in_half_precision(dtype, rounding):
+    """The loss is that of the rounded bank, in float32; from the exact bank's it differs by the rounding alone."""
+    images, labels, text, exact, bank_labels = make_set(batch=16, memory=40, dim=32)
+    bank = MemoryBank(40, 32, dtype=dtype)
+    bank.push(exact, bank_labels)
+    for name in ("images", "text"):
+        part = {"images": images, "text": text}[name].requires_grad_()
+        ours = supervised_contrastive_loss(images, labels, bank.embeddings, bank.labels, text_embeds=text)
+        naive = naive_loss(images.double(), labels, text.double(), bank.embeddings.double(), bank_labels)
+        whole = naive_loss(images.double(), labels, text.double(), exact.double(), bank_labels)
+        assert ours.dtype == torch.float32 and abs(ours.item() - naive.item()) < 1e-5
+        gradients = [torch.autograd.grad(loss, part)[0] for loss in (ours, naive, whole)]
+        torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
+        assert 0 < abs(ours.item() - whole.item()) < rounding  # the control: rounding shows
+        assert 1e-6 < (gradients[0] - gradients[2]).norm() / gradients[2].norm() < rounding
 
 
 @pytest.mark.parametrize(

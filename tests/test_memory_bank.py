@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from mirage_hf.memory_bank import MemoryBank
 
@@ -40,9 +41,28 @@ def test_what_was_read_does_not_change_with_the_next_push():
 
 
 def test_bytes_at_the_papers_size():
-    for dtype, megabytes in ((torch.float32, 3.0), (torch.float16, 1.5)):
+    for dtype, bytes_each in ((torch.float32, 4), (torch.float16, 2)):
         bank = MemoryBank(1024, 768, dtype=dtype)
-        assert bank._embeddings.nbytes == megabytes * 2**20
+        assert bank.nbytes == 1024 * (768 * bytes_each + 8) <= bytes_each * 1e6
+        for _ in range(3):  # nor does it grow
+            bank.push(torch.randn(700, 768), torch.zeros(700, dtype=torch.long))
+        assert bank.nbytes == bank._embeddings.nbytes + bank._labels.nbytes == 1024 * (768 * bytes_each + 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_each_value_once(dtype):
+    """What is read is what was pushed, rounded, however often the bank turns over or is saved and loaded."""
+    bank, expected = MemoryBank(5, 3, dtype=dtype), []
+    generator = torch.Generator().manual_seed(0)
+    for batch in (2, 4, 7, 3):
+        embeddings = normalize(torch.randn(batch, 3, generator=generator), dim=-1)
+        bank.push(embeddings, torch.zeros(batch, dtype=torch.long))
+        expected = (expected + embeddings.tolist())[-5:]
+        again = MemoryBank(5, 3, dtype=dtype)
+        again.load_state_dict(bank.state_dict())
+        assert bank.embeddings.dtype == dtype and torch.equal(again.embeddings, bank.embeddings)
+        assert torch.equal(bank.embeddings, torch.tensor(expected).to(dtype))
+    assert not torch.equal(bank.embeddings.float(), torch.tensor(expected))  # the control: it does round
 
 
 def test_state_round_trip_goes_on_alike():
