@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from measuring import make_images
@@ -37,20 +38,24 @@ def run(settings: Settings) -> Section:
     return section
 
 
-def prompt_step(
+def prompt_steps(
     model: MiraGeForImageDetection, images: torch.Tensor, labels: torch.Tensor
-) -> Callable[[], torch.Tensor]:
-    """A step of MiraGe's training; gives the loss, and leaves the gradients."""
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """Steps of MiraGe's training in three ways, of one model; each gives the loss and leaves the gradients."""
     learnable = [value for value in model.parameters() if value.requires_grad]
-    optimizer = torch.optim.SGD(learnable, lr=1e-6, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        learnable, lr=0.0, momentum=0.9
+    )  # the update's arithmetic, and the same prompts after it
     width = model.config.clip_config.projection_dim
     bank = MemoryBank(1024, width, device=images.device)
     generator = torch.Generator().manual_seed(0)
     while len(bank) < bank.size:
         embeds = F.normalize(torch.randn(128, width, generator=generator), dim=-1)
         bank.push(embeds.to(images.device), torch.arange(128, device=images.device) % 2)
+    text = model.class_input_ids
 
-    def step() -> torch.Tensor:
+    def step(lean: bool, input_ids: torch.Tensor) -> torch.Tensor:
+        model.lean_vision, model.class_input_ids = lean, input_ids
         optimizer.zero_grad()
         output = model(pixel_values=images, labels=labels, return_embeds=True)
         contrast = supervised_contrastive_loss(
@@ -62,7 +67,11 @@ def prompt_step(
         optimizer.step()
         return loss.detach()
 
-    return step
+    return {
+        STEP: partial(step, True, text),
+        HOOKS: partial(step, False, text),
+        REFERENCE: partial(step, False, pad_text(text, model.config.clip_config.text_config.max_position_embeddings)),
+    }
 
 
 def full_step(clip, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], object]:
@@ -79,13 +88,10 @@ def full_step(clip, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], 
     return step
 
 
-def pad_text(model: MiraGeForImageDetection) -> None:
-    """Class texts as CLIP's tokenizer pads them, by the end token to all places of the encoder."""
-    ids = model.class_input_ids
-    places = min(CLASS_TEXT_LENGTH, model.config.clip_config.text_config.max_position_embeddings)
-    model.class_input_ids = torch.nn.Buffer(
-        F.pad(ids, (0, places - ids.shape[1]), value=int(ids.max())), persistent=False
-    )
+def pad_text(input_ids: torch.Tensor, places: int) -> torch.Tensor:
+    """Class texts `(2, T)` as CLIP's tokenizer pads them, by the end token, to 77 or as many as there are."""
+    missing = min(CLASS_TEXT_LENGTH, places) - input_ids.shape[1]
+    return F.pad(input_ids, (0, missing), value=int(input_ids.max()))
 
 
 def gradient(model: MiraGeForImageDetection) -> torch.Tensor:
@@ -95,27 +101,23 @@ def gradient(model: MiraGeForImageDetection) -> torch.Tensor:
 
 def measure(name: str, settings: Settings, section: Section, peak: float) -> None:
     """One size of CLIP."""
-    models = {}
-    models[STEP] = make_detector(name, settings.dry).to(settings.device).train()
-    for way in (HOOKS, REFERENCE):
-        models[way] = copy.deepcopy(models[STEP])
-    models[STEP].lean_vision = True
-    pad_text(models[REFERENCE])
+    model = make_detector(name, settings.dry).to(settings.device).train()
+    clip = plain_clip(model).to(settings.device)
     batch = 2 if settings.dry else BATCH[name]
-    images = make_images(batch, models[STEP].config.clip_config.vision_config.image_size).to(settings.device)
+    images = make_images(batch, model.config.clip_config.vision_config.image_size).to(settings.device)
     labels = torch.arange(batch, device=settings.device) % 2
-    clip = plain_clip(models[STEP]).to(settings.device)
-    ways: dict[str, Callable[[], object]] = {PLAIN: torch.no_grad()(lambda: clip.vision_model(pixel_values=images))}
-    steps = {way: prompt_step(model, images, labels) for way, model in models.items()}
-    ways |= steps | {FULL: full_step(clip, images, labels)}
-    losses = {way: step().item() for way, step in steps.items()}
-    exact = gradient(models[HOOKS])
+    steps = prompt_steps(model, images, labels)
+    losses, gradients = {}, {}
+    for way in steps:  # each with a new bank
+        losses[way], gradients[way] = prompt_steps(model, images, labels)[way]().item(), gradient(model)
+    exact = gradients[HOOKS]
     for way in (STEP, REFERENCE):
-        found = gradient(models[way])
         section.equality[f"{name}, gradient relative to its norm, {way} against hooks"] = (
-            (found - exact).norm() / exact.norm()
+            (gradients[way] - exact).norm() / exact.norm()
         ).item()
         section.equality[f"{name}, loss, {way} against hooks"] = abs(losses[way] - losses[HOOKS])
+    ways: dict[str, Callable[[], object]] = {PLAIN: torch.no_grad()(lambda: clip.vision_model(pixel_values=images))}
+    ways |= steps | {FULL: full_step(clip, images, labels)}
     each = {way: count_flops(work) / batch / 1e9 for way, work in ways.items()}  # GFLOP for an image
     turns = section.turns[name] = take_turns(ways, settings)
     section.items[name] = batch
