@@ -1,7 +1,7 @@
-"""Checks and times the detector at the paper's size, ViT-L/14 with random weights, on one GPU.
+"""Checks the detector at the paper's size, ViT-L/14 with random weights, on one GPU.
 
-One training run in each precision, the agreement of half precision and of the attention kernels with float32, images
-per second of training and inference, memory, and the size of an adapter checkpoint; written as `gpu_check.json`:
+A training run in each precision, and how far logits and gradients of half precision and of the attention kernels are
+from float32; written as `gpu_check.json`. Speed and memory are measured by `benchmarks/speed.py`:
 
     python benchmarks/gpu_check.py --out benchmarks/results
 
@@ -19,9 +19,7 @@ import torch
 from measuring import (
     DTYPES,
     PRECISIONS,
-    adapter,
     environment,
-    inference,
     load_detector,
     make_images,
     peak_rss_mib,
@@ -126,8 +124,6 @@ def run(device: str, dry: bool, batch_size: int, steps: int) -> dict:
             "training": [train_if_it_fits(clip_dir, name, device, batch_size, steps) for name in PRECISIONS],
             "precision": precision_agreement(clip_dir, device, count),
             "attention": attention_agreement(clip_dir, device, count),
-            "inference": inference(clip_dir, device, batch_size, steps),
-            "adapter": adapter(clip_dir, device),
         }
     return report | {"peak_rss_mib": peak_rss_mib(), "seconds": round(time.perf_counter() - start, 1)}
 
@@ -138,7 +134,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--dry", action="store_true", help="a tiny model and two steps, to see that the script works")
     parser.add_argument("--batch-size", type=int, default=None, help="128, the paper's, or 4 in a dry run")
-    parser.add_argument("--steps", type=int, default=None, help="steps of each timed run: 20, or 2 in a dry run")
+    parser.add_argument("--steps", type=int, default=None, help="steps of each training run: 20, or 2 in a dry run")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device; try `--device cpu --dry`")

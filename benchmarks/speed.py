@@ -1,7 +1,7 @@
 """Measures where the time goes, against named alternatives and against the limit that the arithmetic sets.
 
     OMP_NUM_THREADS=1 python benchmarks/speed.py vision training --out benchmarks/results/speed
-    python benchmarks/speed.py gpu --device cuda --out benchmarks/results/speed
+    python benchmarks/speed.py gpu_inference gpu_training --device cuda --out benchmarks/results/speed
     python benchmarks/speed.py page --out benchmarks/results/speed      # tables of what is stored, and README's part
 
 Each section writes `<section>-<device>.json`. `--device cpu --dry` runs any of them on tiny models, to see that it
@@ -34,7 +34,8 @@ SECTIONS = (
     "startup",
     "scaling",
     "augmentation",
-    "gpu",
+    "gpu_inference",
+    "gpu_training",
 )
 
 

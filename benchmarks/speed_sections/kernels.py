@@ -1,0 +1,54 @@
+"""What the sections for a GPU share: exact float32, what kinds of kernels a piece of work consists of."""
+
+from collections.abc import Callable
+
+import torch
+from measuring import synchronize
+
+# Looked for in this order: names of attention's kernels hold "gemm", too.
+KINDS = {
+    "attention": ("flash", "fmha", "attention", "sdp"),
+    "matrix products": ("gemm", "nvjet", "cutlass", "mm", "conv", "wgrad", "dgrad", "fprop"),
+}
+OTHERS = "all others"
+
+
+def set_exact_float32() -> None:
+    """A reference in float32 must be that: TF32, which convolutions use by default, keeps 10 bits of the mantissa."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def kind_of(kernel: str) -> str:
+    """Of a kernel of a GPU or an operator of a CPU, by its name."""
+    name = kernel.lower()
+    return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), OTHERS)
+
+
+def kernel_seconds(work: Callable[[], object], device: str) -> dict[str, float]:
+    """Seconds by kind that the device computes for a piece of work; of a CPU, that its operators do."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    work()
+    synchronize(device)
+    with torch.profiler.profile(activities=activities) as profiler:
+        work()
+        synchronize(device)
+    field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
+    wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
+    seconds = dict.fromkeys((*KINDS, OTHERS), 0.0)
+    for event in profiler.key_averages():
+        # On a GPU the operators are listed beside their kernels, with the same times.
+        if event.device_type == wanted and not event.is_user_annotation:
+            seconds[kind_of(event.key)] += getattr(event, field) / 1e6
+    return seconds
+
+
+def shares_of(seconds: dict[str, float]) -> dict[str, float]:
+    """Each as a share of their sum."""
+    whole = sum(seconds.values())
+    return {kind: round(part / whole, 3) for kind, part in seconds.items()}
+
+
+__all__ = ["kernel_seconds", "kind_of", "set_exact_float32", "shares_of"]
