@@ -63,7 +63,7 @@ def given_pixels(loaded: LoadedDetector, images: Iterable[Any]) -> list[torch.Te
         nonlocal reason
         for item in prepared:
             if item.pixel_values is None:
-                reason = item.reading.error or reason
+                reason = str(item.reading.error) if item.path is None else f"{item.path}: {item.reading.error}"
             else:
                 yield item.pixel_values
 
