@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, set_up_console
+from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, importing, set_up_console
 
 
 def _list_protocols(wanted: bool) -> None:
@@ -66,12 +66,13 @@ def benchmark(
     """
     set_up_console(quiet)
     with fail_in_one_line("benchmark", extra="benchmark"):
-        import json
+        with importing():
+            import json
 
-        from mirage_hf.benchmark import BenchmarkArguments, run_benchmark
-        from mirage_hf.benchmark_output import write_outputs
-        from mirage_hf.benchmark_report import to_markdown
-        from mirage_hf.console import setup_console
+            from mirage_hf.benchmark import BenchmarkArguments, run_benchmark
+            from mirage_hf.benchmark_output import write_outputs
+            from mirage_hf.benchmark_report import to_markdown
+            from mirage_hf.console import setup_console
 
         setup_console()
         folder = output_dir or Path("outputs") / "benchmark" / protocol

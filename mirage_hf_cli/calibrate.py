@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, set_up_console
+from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, importing, set_up_console
 
 
 def calibrate(
@@ -48,10 +48,11 @@ def calibrate(
     """
     set_up_console(quiet)
     with fail_in_one_line("calibrate", extra="benchmark"):
-        import json
+        with importing():
+            import json
 
-        from mirage_hf.calibration_run import CalibrationArguments, run_calibration
-        from mirage_hf.console import setup_console
+            from mirage_hf.calibration_run import CalibrationArguments, run_calibration
+            from mirage_hf.console import setup_console
 
         setup_console()
         report = run_calibration(

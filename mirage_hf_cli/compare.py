@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import fail_in_one_line, set_up_console
+from .console import fail_in_one_line, importing, set_up_console
 
 
 def compare(
@@ -21,9 +21,10 @@ def compare(
     """
     set_up_console(quiet=False)
     with fail_in_one_line("compare", extra="benchmark"):
-        import json
+        with importing():
+            import json
 
-        from mirage_hf.benchmark_compare import comparison_markdown, write_comparison
+            from mirage_hf.benchmark_compare import comparison_markdown, write_comparison
 
         comparison = write_comparison(list(folders), output_dir, replicates)
         typer.echo(json.dumps(comparison, indent=1) if as_json else comparison_markdown(comparison), nl=as_json)

@@ -1,5 +1,6 @@
-"""What the commands share: messages on stderr, errors in one line, exit codes."""
+"""What the commands share: quicker imports, messages on stderr, errors in one line, exit codes."""
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,25 @@ def set_up_console(quiet: bool) -> None:
 def tell_of(module: str) -> None:
     """Shows what a module of the library tells, too: what it chose, not only what is wrong."""
     logging.getLogger(module).setLevel(logging.INFO)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """
+    Keeps the garbage collector away from imports, and from what they made ever after.
+
+    Modules are not garbage, yet the collector goes through all of PyTorch's and transformers' objects again and again
+    while they are imported, and once more when the process ends.
+    """
+    enabled, modules = gc.isenabled(), len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > modules:
+            gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import fail_in_one_line, set_up_console
+from .console import fail_in_one_line, importing, set_up_console
 
 LOOPBACK = ("localhost", "::1")
 
@@ -36,8 +36,9 @@ def demo(
     if Path(model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with fail_in_one_line("demo", extra="demo"):
-        from mirage_hf.console import setup_console
-        from mirage_hf.demo import DemoArguments, serve_demo
+        with importing():
+            from mirage_hf.console import setup_console
+            from mirage_hf.demo import DemoArguments, serve_demo
 
         setup_console()
         if not quiet and not (host in LOOPBACK or host.startswith("127.")):

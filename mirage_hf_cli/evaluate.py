@@ -2,7 +2,7 @@
 
 import typer
 
-from .console import FINISHED_EXCEPT_SOME, fail_in_one_line
+from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, importing
 
 
 def evaluate(context: typer.Context) -> None:
@@ -12,10 +12,11 @@ def evaluate(context: typer.Context) -> None:
     Needs the extra `train`. `benchmark` does more: intervals, published rows, a null, degraded images.
     """
     with fail_in_one_line("evaluate", extra="train"):
-        from transformers import HfArgumentParser
+        with importing():
+            from transformers import HfArgumentParser
 
-        from mirage_hf.console import setup_console
-        from mirage_hf.evaluation_run import EvaluationArguments, run_evaluation
+            from mirage_hf.console import setup_console
+            from mirage_hf.evaluation_run import EvaluationArguments, run_evaluation
 
         setup_console()
         parser = HfArgumentParser(EvaluationArguments, prog="mirage-hf evaluate")

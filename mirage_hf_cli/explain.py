@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, set_up_console
+from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, importing, set_up_console
 
 
 def explain(
@@ -43,11 +43,12 @@ def explain(
         raise typer.BadParameter("name at least one image", param_hint="IMAGES")
     unreadable = 0
     with fail_in_one_line("explain", extra="train"):
-        import json
+        with importing():
+            import json
 
-        from mirage_hf.console import setup_console
-        from mirage_hf.detector import Detector
-        from mirage_hf.explain_run import ExplainArguments, explain_files, write_index
+            from mirage_hf.console import setup_console
+            from mirage_hf.detector import Detector
+            from mirage_hf.explain_run import ExplainArguments, explain_files, write_index
 
         setup_console()
         detector = Detector.from_pretrained(model, revision=revision, device=device)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, set_up_console
+from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, importing, set_up_console
 
 if TYPE_CHECKING:
     from mirage_hf.export import ExportReport
@@ -53,11 +53,12 @@ def export(
         raise typer.BadParameter("is for --format onnx", param_hint="--int8")
     set_up_console(quiet)
     with fail_in_one_line("export"):
-        import json
+        with importing():
+            import json
 
-        from mirage_hf.console import setup_console
-        from mirage_hf.export import export_onnx, export_torch
-        from mirage_hf.quantization import export_int8
+            from mirage_hf.console import setup_console
+            from mirage_hf.export import export_onnx, export_torch
+            from mirage_hf.quantization import export_int8
 
         setup_console()
         dataset, unreadable = None, 0

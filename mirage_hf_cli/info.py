@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import fail_in_one_line, set_up_console
+from .console import fail_in_one_line, importing, set_up_console
 
 
 def info(
@@ -16,10 +16,11 @@ def info(
     """Describe a detector: method, size, prompts, preprocessing, threshold, calibration."""
     set_up_console(quiet=True)
     with fail_in_one_line("info"):
-        import json
+        with importing():
+            import json
 
-        from mirage_hf.console import setup_console
-        from mirage_hf.description import describe_detector
+            from mirage_hf.console import setup_console
+            from mirage_hf.description import describe_detector
 
         setup_console()
         facts = describe_detector(model, revision, fake_label)

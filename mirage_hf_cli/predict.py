@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import FINISHED_EXCEPT_SOME, FOUND_FAKE, fail_in_one_line, set_up_console, tell_of
+from .console import FINISHED_EXCEPT_SOME, FOUND_FAKE, fail_in_one_line, importing, set_up_console, tell_of
 
 
 def predict(
@@ -70,17 +70,18 @@ def predict(
         raise typer.BadParameter("takes fake", param_hint="--fail-on")
     fakes = unreadable = 0
     with fail_in_one_line("predict", extra="score"), ExitStack() as stack:
-        from dataclasses import fields, replace
+        with importing():
+            from dataclasses import fields, replace
 
-        from tqdm import tqdm
+            from tqdm import tqdm
 
-        from mirage_hf.console import setup_console
-        from mirage_hf.detection import Detection
-        from mirage_hf.detector import Detector
-        from mirage_hf.image_io import SCORING_LIMITS
-        from mirage_hf.row_files import RowFile
-        from mirage_hf.scoring_inputs import named_images
-        from mirage_hf.urls import is_url
+            from mirage_hf.console import setup_console
+            from mirage_hf.detection import Detection
+            from mirage_hf.detector import Detector
+            from mirage_hf.image_io import SCORING_LIMITS
+            from mirage_hf.row_files import RowFile
+            from mirage_hf.scoring_inputs import named_images
+            from mirage_hf.urls import is_url
 
         setup_console()
         if backend == "auto" and not quiet:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .console import fail_in_one_line, set_up_console
+from .console import fail_in_one_line, importing, set_up_console
 
 
 def push(
@@ -39,10 +39,11 @@ def push(
         raise typer.BadParameter("choose one of --adapter and --full")
     set_up_console(quiet)
     with fail_in_one_line("push", extra="train"):
-        import tempfile
+        with importing():
+            import tempfile
 
-        from mirage_hf.console import setup_console
-        from mirage_hf.publishing import PushArguments, plan_push
+            from mirage_hf.console import setup_console
+            from mirage_hf.publishing import PushArguments, plan_push
 
         setup_console()
         arguments = PushArguments(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import FAILED, FINISHED_EXCEPT_SOME, FOUND_FAKE, fail_in_one_line, set_up_console, tell_of
+from .console import FAILED, FINISHED_EXCEPT_SOME, FOUND_FAKE, fail_in_one_line, importing, set_up_console, tell_of
 
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
@@ -92,11 +92,12 @@ def score(
     if part is not None and part[0] >= part[1]:
         raise typer.BadParameter(f"must be below --num-shards, {part[1]}", param_hint="--shard-index")
     with fail_in_one_line("score", extra="ray" if engine == "ray" else "score"):
-        from dataclasses import replace
+        with importing():
+            from dataclasses import replace
 
-        from mirage_hf.console import setup_console
-        from mirage_hf.image_io import SCORING_LIMITS
-        from mirage_hf.scoring import ScoringArguments, run_scoring
+            from mirage_hf.console import setup_console
+            from mirage_hf.image_io import SCORING_LIMITS
+            from mirage_hf.scoring import ScoringArguments, run_scoring
 
         setup_console()
         if backend == "auto" and not quiet:

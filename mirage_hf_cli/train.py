@@ -2,7 +2,7 @@
 
 import typer
 
-from .console import fail_in_one_line
+from .console import fail_in_one_line, importing
 
 
 def train(context: typer.Context) -> None:
@@ -12,8 +12,9 @@ def train(context: typer.Context) -> None:
     Needs the extra `train`. Several GPUs: `torchrun` or `accelerate launch` with training/train.py.
     """
     with fail_in_one_line("train", extra="train"):
-        from mirage_hf.console import setup_console
-        from mirage_hf.run_args import parse_run_args
+        with importing():
+            from mirage_hf.console import setup_console
+            from mirage_hf.run_args import parse_run_args
 
         setup_console()
         arguments = parse_run_args(context.args, prog="mirage-hf train")

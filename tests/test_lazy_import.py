@@ -1,10 +1,12 @@
 """`import mirage_hf` imports next to nothing, and transformers still finds the classes, whatever is imported when."""
 
+import gc
 import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from conftest import make_clip_config
@@ -85,6 +87,27 @@ def test_unknown_name():
 def test_without_torch():
     code = "import sys; sys.modules['torch'] = None; import mirage_hf\ntry: mirage_hf.Detector\n"
     assert run(f"{code}except ImportError as error: print(error.name)") == ["torch"]
+
+
+def test_commands_import_without_the_collector(monkeypatch):
+    from mirage_hf_cli.console import importing
+
+    frozen = []
+    monkeypatch.setattr("gc.freeze", lambda: frozen.append(gc.isenabled()))
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled() and frozen == []  # nothing was imported
+    with pytest.raises(ValueError), importing():
+        monkeypatch.setitem(sys.modules, "a_module_of_this_test", ModuleType("a_module_of_this_test"))
+        raise ValueError
+    assert gc.isenabled() and frozen == [False]
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 # ----------------------------------------------------------------------------------------- orders of import, for real
