@@ -10,6 +10,7 @@ Nothing is downloaded and no data set is needed. `--device cpu --dry` runs the s
 
 import argparse
 import contextlib
+import gc
 import json
 import tempfile
 import time
@@ -45,10 +46,11 @@ def train_if_it_fits(clip_dir: Path, precision: str, device: str, batch_size: in
     while True:
         try:
             return train(clip_dir, precision, device, batch_size, steps)
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             if batch_size == 1:
                 return {"precision": precision, "skipped": "out of memory"}
-            batch_size //= 2
+        batch_size //= 2
+        gc.collect()  # trainer and model refer to each other; in `except`, the exception still would to them
 
 
 def answers(model: MiraGeForImageDetection, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -147,7 +147,7 @@ def test_a_batch_is_halved_until_every_step_fits(harness):
 
 
 def test_kinds_of_kernels(harness):
-    from speed_sections.kernels import kind_of, shares_of
+    from speed_sections.kernels import holds, kind_of, shares_of
 
     for name, kind in {
         "nvjet_hsh_256x128_64x4_1x2_h_bz_coopA_TNT": "matrix products",
@@ -162,6 +162,28 @@ def test_kinds_of_kernels(harness):
     }.items():
         assert kind_of(name) == kind, name
     assert shares_of({"a": 1.0, "b": 3.0}) == {"a": 0.25, "b": 0.75}
+    seconds = {"attention": 1.0, "matrix products": 6.0, "all others": 1.0}
+    assert holds(seconds, 10.0, "cuda") == (
+        "Kernels run for 80% of the time: matrix products take 75% of what is computed, attention 12%, all others 12%."
+    )
+    assert holds(seconds, 1.0, "cpu").startswith("Matrix products take 75%")
+
+
+def test_training_is_tried_with_half_the_batch(harness, monkeypatch):
+    import gpu_check
+
+    tried = []
+
+    def train(clip_dir, precision, device, batch_size, steps):
+        tried.append(batch_size)
+        if batch_size > 5:
+            raise torch.OutOfMemoryError("no room")
+        return {"batch_size": batch_size}
+
+    monkeypatch.setattr(gpu_check, "train", train)
+    assert gpu_check.train_if_it_fits("clip", "bf16", "cpu", 20, 1) == {"batch_size": 5} and tried == [20, 10, 5]
+    monkeypatch.setattr(gpu_check, "train", lambda *_: train("", "", "", 9, 1))
+    assert gpu_check.train_if_it_fits("clip", "bf16", "cpu", 4, 1)["skipped"] == "out of memory"
 
 
 # ------------------------------------------------------------------------------------------------------- results

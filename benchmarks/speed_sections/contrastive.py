@@ -18,9 +18,10 @@ from mirage_hf.trainer import MiraGeTrainer
 from mirage_hf.training_args import MiraGeTrainingArguments
 
 from .counting import extra_memory, flops_of_batch
-from .networks import count_flops, make_detector, product_share
+from .kernels import holds, kernel_seconds, shares_of
+from .networks import count_flops, make_detector
 from .records import Section, compare
-from .turns import Settings, matrix_peak, profile_shares, take_turns
+from .turns import Settings, matrix_peak, take_turns
 
 BAR = 0.01
 TERM, WITH, WITHOUT = "contrastive term and bank", "training step with it", "training step without it"
@@ -49,7 +50,8 @@ def run(settings: Settings) -> Section:
         ways: dict[str, Callable[[], object]] = {way: lambda step=step: step(images) for way, step in steps.items()}
         turns = section.turns[case] = take_turns({TERM: term.timed} | ways, settings)
     section.items[case] = batch
-    shares = section.profiles[TERM] = profile_shares(term, settings.device)
+    seconds = kernel_seconds(term, settings.device)
+    section.profiles[TERM] = shares_of(seconds)
     peak = matrix_peak(settings.device, torch.float32)
     speed = flops[TERM] / turns.each(TERM).median
     limit = flops[TERM] / flops[WITHOUT]
@@ -59,8 +61,8 @@ def run(settings: Settings) -> Section:
         f"{flops[WITHOUT] / 1e9:.4g}; {memory / (3 * columns):.0%} of it is the bank's gradient, which nobody reads."
     )
     held_by = (
-        f"Matrix products in float32 take {product_share(shares):.0%} of the term's time; {speed / 1e9:.3g} GFLOP/s "
-        f"in all, {speed / peak:.0%} of the peak in float32, while the step's products are in bfloat16."
+        f"{holds(seconds, turns.each(TERM).median, settings.device)} {speed / 1e9:.3g} GFLOP/s in all, "
+        f"{speed / peak:.0%} of the peak in float32, while the step's products are in bfloat16."
     )
     whole = turns.ratio(WITH, WITHOUT)
     noise = (

@@ -20,7 +20,7 @@ from mirage_hf import MiraGeForImageDetection
 
 from .contrastive import make_step
 from .counting import extra_memory, flops_of_batch
-from .kernels import kernel_seconds, set_exact_float32, shares_of
+from .kernels import holds, kernel_seconds, set_exact_float32, shares_of
 from .networks import make_detector, plain_clip
 from .records import Section, compare
 from .training import pad_text
@@ -153,12 +153,8 @@ def measure(folder: str, settings: Settings, section: Section, batch: int) -> No
     section.details["images_per_second"] = {way: round(1 / turns.each(way, batch).median, 2) for way in steps}
     section.details["flops"] = flops
     seconds = kernel_seconds(ways[STEP], settings.device)
-    shares = section.profiles[f"{STEP}, {case}"] = shares_of(seconds)
-    busy = sum(seconds.values()) / turns.each(STEP).median
-    held_by = (
-        f"Kernels run for {min(busy, 1):.0%} of the time: matrix products {shares['matrix products']:.0%} of that, "
-        f"attention {shares['attention']:.0%}, all others {shares['all others']:.0%}."
-    )
+    section.profiles[f"{STEP}, {case}"] = shares_of(seconds)
+    held_by = holds(seconds, turns.each(STEP).median, settings.device)
     extra = {way: section.details[f"memory, {way}"]["extra_mib"] for way in (CHECKPOINTED, STEP)}
     twice = f"The forward pass is computed twice, for {extra[CHECKPOINTED]} MiB of memory in place of {extra[STEP]}."
     for way, alternative in ((STEP, PLAIN), (STEP, FULL), (STEP, TEXT), (CHECKPOINTED, STEP)):

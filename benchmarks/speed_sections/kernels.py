@@ -51,4 +51,12 @@ def shares_of(seconds: dict[str, float]) -> dict[str, float]:
     return {kind: round(part / whole, 3) for kind, part in seconds.items()}
 
 
-__all__ = ["kernel_seconds", "kind_of", "set_exact_float32", "shares_of"]
+def holds(seconds: dict[str, float], whole: float, device: str) -> str:
+    """A sentence on what holds the time of a piece of work where it is, from its kernels' seconds and its own."""
+    shares = shares_of(seconds)
+    busy = f"Kernels run for {min(sum(seconds.values()) / whole, 1):.0%} of the time: m" if device == "cuda" else "M"
+    parts = f"attention {shares['attention']:.0%}, all others {shares[OTHERS]:.0%}."
+    return f"{busy}atrix products take {shares['matrix products']:.0%} of what is computed, {parts}"
+
+
+__all__ = ["holds", "kernel_seconds", "kind_of", "set_exact_float32", "shares_of"]
