@@ -15,7 +15,7 @@ from exported import random_images, save_detector
 from huggingface_hub import constants
 
 from mirage_hf import backend_choice, backend_choice_measure
-from mirage_hf.backend_choice import choose_backend, difference_of_p_fake, possible_ways
+from mirage_hf.backend_choice import SYNTHETIC_COUNTS, choose_backend, difference_of_p_fake, possible_ways
 from mirage_hf.backend_choice_cache import Measured
 from mirage_hf.backend_choice_measure import Way, given_pixels, measure, synthetic_pixels
 from mirage_hf.backends import load_backend
@@ -28,6 +28,7 @@ from mirage_hf.torch_margins import torch_margins
 
 REFERENCE = "torch float32"
 IMAGES = random_images(9)
+MINIBENCH = Path(__file__).parent.parent / "benchmarks" / "minibench"
 
 
 @pytest.fixture
@@ -72,13 +73,30 @@ def test_a_way_over_the_stated_difference_is_refused(loaded, cache, no_exports, 
         return Planted(margins, 0.3) if dtype == "bfloat16" else margins
 
     monkeypatch.setattr(backend_choice_measure, "torch_margins", planted)
-    limits = [difference_of_p_fake(Measured(0.3, [1.0], [1.0]), 1.0) + step for step in (-1e-6, 1e-6)]
+    limits = [difference_of_p_fake(Measured(0.3, [1.0], [1.0]), 4) + step for step in (-1e-6, 1e-6)]
     assert choose_backend(loaded, "cpu", max_difference=limits[0]) == Way("torch")
     assert choose_backend(loaded, "cpu", max_difference=limits[1]) == Way("torch", "bfloat16")
     (record,) = (cache / "choices").iterdir()
     ways = json.loads(record.read_text(encoding="utf-8"))["ways"]
     assert ways["torch int8"]["failure"] == "no engine here" and ways[REFERENCE]["difference"] == 0
     assert ways["torch bfloat16"]["difference"] == pytest.approx(0.3)
+
+
+def test_the_difference_that_counts_holds_on_photographs():
+    """The demo detector, which is calibrated, on photographs and fakes that nothing was measured on."""
+    loaded = load_detector(str(MINIBENCH / "mirage-tiny"))
+    ways = possible_ways(None)
+    answers, _ = measure(loaded, ways, synthetic_pixels(loaded), torch.get_num_threads())
+    files = sorted((MINIBENCH / "carried/images/test").glob("*.jpg"))[::25]
+    detectors = {
+        name: Detector.from_pretrained(MINIBENCH / "mirage-tiny", device="cpu", dtype=way.dtype)
+        for name, way in ways.items()
+    }
+    found = {name: [answer.p_fake for answer in detector.score(files)] for name, detector in detectors.items()}
+    scale = SYNTHETIC_COUNTS / detectors[REFERENCE].calibration.temperature
+    for name in list(ways)[1:]:
+        difference = max(abs(a - b) for a, b in zip(found[name], found[REFERENCE], strict=True))
+        assert 1e-3 < difference < difference_of_p_fake(answers[name], scale)
 
 
 def test_answers_that_are_not_finite_and_ways_that_cannot_be_tried_now(loaded, monkeypatch):

@@ -58,7 +58,8 @@ def test_the_section_dry(modules, tmp_path, monkeypatch):
         assert set(part["auto"]) == {"0.001", "0.05"}
         assert all(found["way"] in part["scores"] for found in part["auto"].values())
         # What is chosen obeys its limit, by the section's own comparison.
-        assert part["scores"][part["auto"]["0.001"]["way"]]["max_difference_p_fake"] < 0.003
+        for limit, chosen in part["auto"].items():
+            assert part["scores"][chosen["way"]]["max_difference_p_fake"] <= float(limit)
     assert part["auto"]["0.05"]["seconds"] < 2  # remembered
     assert not (tmp_path / "assets").exists() and str(tmp_path / "assets") == constants.HF_ASSETS_CACHE
     assert all(0.99 < sum(shares.values()) < 1.01 for shares in section.profiles.values())

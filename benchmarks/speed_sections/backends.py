@@ -223,10 +223,11 @@ def auto_lines(details: dict[str, Any]) -> list[str]:
     return [
         f'`backend="auto"`, {case}: '
         + "; ".join(
-            f"{found['way']} within {limit} of {REFERENCE}, found in {found['seconds']:g} s"
+            f"{found['way']} for {limit}, found in {found['seconds']:g} s, on these photographs within "
+            f"{details[case]['scores'][found['way']]['max_difference_p_fake']:.1e} of {REFERENCE}"
             for limit, found in details[case]["auto"].items()
         )
-        + ", the later ones from what was remembered."
+        + "; all but the first from what was remembered."
         for case in IMAGES
     ]
 
