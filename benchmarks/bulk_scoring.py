@@ -12,61 +12,42 @@ command scores all images, and the memory of its processes is read twice a secon
 
 import argparse
 import json
-import math
 import os
-import shutil
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from measuring import MIB, OtherPrograms, environment
-from PIL import Image
-from transformers import pipeline
+from bulk_ways import (
+    BATCH_SIZE,
+    MODEL,
+    PipelineWay,
+    Scores,
+    ScoreWay,
+    copy_carried,
+    largest_difference,
+    link,
+    make_jpegs,
+    read_scores,
+    watched_run,
+)
+from measuring import OtherPrograms, environment
 from transformers.utils import logging as transformers_logging
 
-from mirage_hf.calibration import Calibration
 from mirage_hf.detector import Detector
 from mirage_hf.export import export_onnx
 from mirage_hf.image_io import read_image
-from mirage_hf.scoring import ScoringArguments, run_scoring
 from mirage_hf.scoring_job import DetectorSettings, ShardJob, settle_process
 from mirage_hf.scoring_launch import usable_cores
 from mirage_hf.scoring_listing import StoredListing, write_listing
 from mirage_hf.scoring_walk import InputLister
 from mirage_hf.scoring_workers import run_decoders
 
-MINIBENCH = Path(__file__).resolve().parent / "minibench"
-MODEL = str(MINIBENCH / "mirage-tiny")
-LARGE = 200  # different images of 500 x 375
 BAR = 1.8
 DISTURBED = 0.05  # share of the machine that other programs take
-BATCH_SIZE = 8
-
-
-def make_images(folder: Path, count: int) -> list[Path]:
-    """Hard links of images of both sizes by turns, as many as asked for."""
-    carried = sorted((MINIBENCH / "carried" / "images").rglob("*.jpg"))
-    originals = folder / "originals"
-    originals.mkdir(parents=True)
-    large = []
-    for number, path in enumerate(carried[:: len(carried) // LARGE][:LARGE]):
-        large.append(originals / f"{number:03}.jpg")
-        Image.open(path).convert("RGB").resize((500, 375), Image.Resampling.BICUBIC).save(large[-1], quality=92)
-    small = [Path(shutil.copy(path, originals / f"c{number:04}.jpg")) for number, path in enumerate(carried)]
-    files = []
-    for number in range(count):
-        original = (small, large)[number % 2][number // 2 % len((small, large)[number % 2])]
-        files.append(folder / "links" / f"{number // 1000:03}" / f"{number:06}.jpg")
-        files[-1].parent.mkdir(parents=True, exist_ok=True)
-        os.link(original, files[-1])
-    return files
 
 
 def where_time_goes(files: list[Path]) -> dict:
@@ -96,56 +77,13 @@ def where_time_goes(files: list[Path]) -> dict:
     }
 
 
-class PipelineWay:
-    """transformers' pipeline over the paths, as its documentation has it, on all cores."""
-
-    def __init__(self, batch_size: int | None):
-        self.pipe, self.batch_size = pipeline("image-classification", model=MODEL, device="cpu"), batch_size
-        self.calibration = Calibration.from_dict(self.pipe.model.config.calibration)
-
-    def __call__(self, files: list[Path]) -> tuple[float, dict[str, float]]:
-        torch.set_num_threads(usable_cores())
-        options = {} if self.batch_size is None else {"batch_size": self.batch_size}
-        names, begin = [str(file) for file in files], time.perf_counter()
-        if self.batch_size is None:
-            answers = [self.pipe(name) for name in names]
-        else:
-            answers = list(self.pipe(names, **options))
-        seconds = time.perf_counter() - begin
-        scores = [{item["label"]: item["score"] for item in answer} for answer in answers]
-        margins = np.array(
-            [math.log(score["fake"] / score["real"]) for score in scores]
-        )  # a pipeline doesn't calibrate
-        return len(files) / seconds, dict(zip(names, self.calibration.probability(margins).tolist(), strict=True))
-
-
-class ScoreWay:
-    """`mirage_hf.scoring` with a detector in each of as many processes as there are cores."""
-
-    def __init__(self, folder: Path, name: str, **options):
-        self.folder, self.name, self.options = folder, name, {"model": MODEL, "device": "cpu"} | options
-
-    def __call__(self, files: list[Path]) -> tuple[float, dict[str, float]]:
-        out, workers = self.folder / self.name.replace(" ", "-"), usable_cores()
-        listed = self.folder / "sample.txt"
-        listed.write_text("".join(f"{file}\n" for file in files))
-        size = -(-len(files) // (4 * workers))
-        arguments = ScoringArguments(
-            [f"@{listed}"], output_dir=str(out), shard_size=size, restart=True, quiet=True, **self.options
-        )
-        summary = run_scoring(arguments)
-        assert summary.complete and summary.unreadable == 0, summary
-        stated = json.loads((out / "summary.json").read_text())
-        return len(files) * workers / stated["shard_seconds"], read_scores(out)
-
-
 class DecodersWay:
     """One network on all cores with as many decoding processes: what a GPU gets, here on the CPU."""
 
     def __init__(self, folder: Path):
         self.folder, self.detector = folder, Detector.from_pretrained(MODEL, device="cpu", batch_size=BATCH_SIZE)
 
-    def __call__(self, files: list[Path]) -> tuple[float, dict[str, float]]:
+    def __call__(self, files: list[Path]) -> tuple[float, Scores]:
         out = self.folder / "decoders"
         out.mkdir(exist_ok=True)
         listing = StoredListing(write_listing(InputLister(map(str, files)), out), "/", len(files))
@@ -158,88 +96,23 @@ class DecodersWay:
         # PyTorch's loader leaves a handler behind, OpenVINO a signal stack that it has freed: the next child to end
         # would end this process.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return len(files) / seconds, read_scores(out)
-
-
-def read_scores(out: Path) -> dict[str, float]:
-    """Probability of fake of each path."""
-    import pyarrow.parquet as pq
-
-    found = {}
-    for file in out.glob("shard-*.parquet"):
-        columns = pq.read_table(file, columns=["path", "p_fake"]).to_pydict()
-        found |= dict(zip(columns["path"], columns["p_fake"], strict=True))
-    return found
-
-
-def long_run(folder: Path, out: Path) -> dict:
-    """The command over all images, end to end, with the memory of its processes."""
-    command = [
-        sys.executable,
-        "-c",
-        "from mirage_hf_cli.main import app; app()",
-        "score",
-        str(folder),
-        "--model",
-        MODEL,
-    ]
-    command += ["--output-dir", str(out), "--device", "cpu", "--json"]
-    samples: list[tuple[float, dict[int, int]]] = []
-    begin = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            time.sleep(0.5)
-            samples.append((time.perf_counter() - begin, rss_of_children(process.pid)))
-        assert process.stdout is not None
-        summary = json.loads(process.stdout.read())
-    seconds = time.perf_counter() - begin
-    # From the first shard's end on, when buffers have their size, to the last of all processes being there.
-    busy = [(when, rss) for when, rss in samples if len(rss) == usable_cores()]
-    quarter = max(1, len(busy) // 4)
-    first, last = (
-        statistics.mean(sum(rss.values()) / len(rss) for _, rss in part) / MIB
-        for part in (busy[:quarter], busy[-quarter:])
-    )
-    return {
-        "images": summary["images"],
-        "seconds_end_to_end": round(seconds, 1),
-        "images_per_second": summary["images_per_second"],
-        "processes": usable_cores(),
-        "rss_mib_of_a_process": {
-            "first_quarter": round(first, 1),
-            "last_quarter": round(last, 1),
-            "largest": round(max(max(rss.values()) for _, rss in busy) / MIB, 1),
-            "samples": len(busy),
-        },
-        "memory_growth": round(last / first - 1, 4),
-    }
-
-
-def rss_of_children(pid: int) -> dict[int, int]:
-    """Resident bytes of each child process."""
-    found = {}
-    try:
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            pages = Path(f"/proc/{child}/statm").read_text().split()[1]
-            found[int(child)] = int(pages) * os.sysconf("SC_PAGESIZE")
-    except (FileNotFoundError, ProcessLookupError):  # it has just ended
-        pass
-    return found
+        return seconds, read_scores(out)
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict:
     """All measurements, as the content of the JSON file."""
-    files = make_images(folder, arguments.images)
+    groups = copy_carried(folder / "small"), make_jpegs(folder / "large", (500, 375))
+    files = link(folder / "links", arguments.images, *groups)
     stride = max(1, len(files) // arguments.sample) | 1  # odd, for both sizes
     sample = [files[number * stride % len(files)] for number in range(arguments.sample)]
     report = export_onnx(MODEL, folder / "exported")
-    ways: dict[str, Callable] = {
-        "pipeline, one by one": PipelineWay(None),
-        "pipeline(batch_size=16)": PipelineWay(16),
-        "score": ScoreWay(folder, "float32"),
-        "score --dtype bfloat16": ScoreWay(folder, "bfloat16", dtype="bfloat16"),
+    ways: dict[str, Callable[[list[Path]], tuple[float, Scores]]] = {
+        "pipeline, one by one": PipelineWay(MODEL),
+        "pipeline(batch_size=16)": PipelineWay(MODEL, 16),
+        "score": ScoreWay(folder / "float32", MODEL),
+        "score --dtype bfloat16": ScoreWay(folder / "bfloat16", MODEL, dtype="bfloat16"),
         "score --backend openvino": ScoreWay(
-            folder, "openvino", model=str(folder / "exported"), backend="openvino", device=None
+            folder / "openvino", str(folder / "exported"), backend="openvino", device=None
         ),
         "one network, decoding processes": DecodersWay(folder),
     }
@@ -247,13 +120,15 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict:
         way(sample[:BATCH_SIZE])  # not timed
     rates: dict[str, list[float]] = {name: [] for name in ways}
     others: list[float] = []
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, Scores] = {}
     for _ in range(arguments.rounds):
         shares = []
         for name, way in ways.items():
             with OtherPrograms() as programs:
-                rate, scores[name] = way(sample)
-            rates[name].append(rate)
+                seconds, scores[name] = way(sample)
+            # Loading isn't counted, and processes that start anew load the detector themselves.
+            seconds = way.seconds_of_shards if isinstance(way, ScoreWay) else seconds
+            rates[name].append(len(sample) / seconds)
             shares.append(programs.share)
         others.append(round(max(shares), 3))
     quiet = [number for number, share in enumerate(others) if share <= DISTURBED]
@@ -267,7 +142,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict:
                 statistics.median(rates[name][number] / better[number] for number in taken), 3
             ),
             "rounds": [round(rate, 2) for rate in rates[name]],
-            "largest_difference_of_p_fake": max(abs(reference[path] - p) for path, p in scores[name].items()),
+            "largest_difference_of_p_fake": largest_difference(scores[name], reference),
         }
         for name in ways
     }
@@ -284,7 +159,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict:
         "quiet_rounds": len(quiet),
         "ways": rows,
         "bar": BAR,
-        "long_run": long_run(folder / "links", folder / "long"),
+        "long_run": watched_run(folder / "links", folder / "long"),
     }
 
 
