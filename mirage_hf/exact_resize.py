@@ -85,17 +85,20 @@ class _Axis(NamedTuple):
     doubt: np.float32
 
 
-def can_resize(size: tuple[int, int], box: Box, resample: Image.Resampling) -> bool:
+def can_resize(source: tuple[int, int], size: tuple[int, int], box: Box, resample: Image.Resampling) -> bool:
     """
     Whether [`resize_levels`] gives what Pillow would.
 
     Args:
+        source (`tuple[int, int]`): Width and height of the picture.
         size (`tuple[int, int]`): Width and height of the whole resized picture.
         box (`tuple[int, int, int, int]`): Part of it that is wanted: left, top, right, bottom.
         resample ([`~PIL.Image.Resampling`]): Filter.
     """
     inside = 0 <= box[0] < box[2] <= size[0] and 0 <= box[1] < box[3] <= size[1]
-    return inside and resample in _SUPPORT and is_exact_here(resample)
+    # Pillow resizes such a column along its columns first.
+    column = source[1] > 100 * source[0]
+    return inside and not column and resample in _SUPPORT and is_exact_here(resample)
 
 
 @lru_cache
@@ -128,10 +131,8 @@ def resize_levels(image: Image.Image, size: tuple[int, int], box: Box, resample:
     for begin in range(down.first, down.last, rows):
         end = min(begin + rows, down.last)
         strip = image.crop((across.first, begin, across.last, end))
-        # "RGB;L" is a row of red, one of green, one of blue.
-        packed = np.frombuffer(strip.tobytes("raw", "RGB;L"), np.uint8)
         source = _scratch.get("source", strip.height * 3, strip.width)  # (rows * 3, w)
-        source[...] = packed.reshape(source.shape)
+        _split(strip, source.reshape(strip.height, 3, strip.width))
         sums = narrow[(begin - down.first) * 3 : (end - down.first) * 3]
         for results, pixels, matrix in across.blocks:
             np.matmul(source[:, pixels], matrix, out=sums[:, results])
@@ -144,6 +145,17 @@ def resize_levels(image: Image.Image, size: tuple[int, int], box: Box, resample:
             np.matmul(matrix.T, source[pixels, lines], out=levels[results, lines])
     _round(levels, down.doubt, lambda of, at: _exact_sums(down, of, source, at))
     return levels.reshape(bottom - top, 3, right - left)
+
+
+def _split(image: Image.Image, planes: np.ndarray) -> None:
+    """Levels of an RGB picture into `planes` of shape `(H, 3, W)`: a row of red, one of green, one of blue."""
+    # Pillow holds 4 bytes for each pixel; shifting them as one number is faster than picking every fourth.
+    pixels = np.frombuffer(image.tobytes("raw", "RGBX"), "<i4").reshape(image.height, image.width)
+    levels = np.empty_like(pixels)
+    for channel in range(3):
+        np.right_shift(pixels, 8 * channel, out=levels)
+        np.bitwise_and(levels, 255, out=levels)
+        planes[:, channel] = levels
 
 
 def _round(sums: np.ndarray, doubt: np.float32, exact: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:

@@ -70,7 +70,8 @@ class FusedTransform:
         self.resample = Image.Resampling(processor.resample)
         self.table = normalisation_table(processor.image_mean, processor.image_std, processor.rescale_factor)
         self.highest = np.float32(1 / processor.rescale_factor)
-        self.mean, self.std = np.float32(processor.image_mean), np.float32(processor.image_std)
+        self.mean = np.asarray(processor.image_mean, np.float32)
+        self.std = np.asarray(processor.image_std, np.float32)
         # Dividing by 255 gives the table's float32 values, all of them, and takes a third of the time of looking up.
         levels = np.tile(np.arange(256, dtype=np.float32), (1, 3, 1))
         self.divides = np.array_equal(self._divided(levels)[:, 0], self.table)
@@ -93,7 +94,7 @@ class FusedTransform:
             left, top = (size[0] - self.crop[0]) // 2, (size[1] - self.crop[1]) // 2
             box = (left, top, left + self.crop[0], top + self.crop[1])
         if size != image.size:
-            if can_resize(size, box, self.resample):
+            if can_resize(image.size, size, box, self.resample):
                 return torch.from_numpy(self._normalised(resize_levels(image, size, box, self.resample)))
             image = image.resize(size, self.resample)
         # An image smaller than the crop gets black around it: Pillow fills what lies outside with zeros.

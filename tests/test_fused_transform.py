@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from transformers import PilBackend, ViTImageProcessorPil
 
+from mirage_hf import fused_transform
 from mirage_hf.fused_transform import FusedTransform, evaluation_transform
 from mirage_hf.image_processing import EvalTransform, build_image_processor
 
@@ -23,6 +24,10 @@ PROCESSORS = {
     "crop": build_image_processor(96, geometry="crop"),
     "odd crop": build_image_processor(33, geometry="crop"),
     "ViT": ViTImageProcessorPil(size={"height": 40, "width": 56}),
+    "no division gives its levels": ViTImageProcessorPil(size={"height": 40, "width": 56}, rescale_factor=0.0039),
+    "smaller than its crop": PilBackend(
+        **build_image_processor(64).to_dict() | {"size": {"shortest_edge": 40}, "rescale_factor": 1 / 127.5}
+    ),
     "lanczos": ViTImageProcessorPil(size={"shortest_edge": 50}, resample=Image.Resampling.LANCZOS),
 }
 
@@ -33,7 +38,7 @@ def test_bit_equal_to_the_processor(name):
     fused = evaluation_transform(processor)
     assert isinstance(fused, FusedTransform)
     for size in SIZES:
-        if name in ("CLIP", "odd", "lanczos") and max(size) > 10 * min(size):
+        if processor.do_resize and processor.size.shortest_edge and max(size) > 10 * min(size):
             continue  # 7 x 90 to 224 x 2880: right, but slow in the reference
         for mode in ("RGB", "L", "P", "CMYK") if processor.do_convert_rgb else ("RGB",):
             image = picture(size, mode)
@@ -41,6 +46,22 @@ def test_bit_equal_to_the_processor(name):
             found = fused(image)
             assert found.dtype == torch.float32 and found.shape == expected.shape
             assert torch.equal(found, expected), (size, mode)
+
+
+def test_both_ways_of_normalising_are_tried():
+    assert FusedTransform(PROCESSORS["CLIP"]).divides
+    assert not FusedTransform(PROCESSORS["no division gives its levels"]).divides
+
+
+def test_where_it_may_not_multiply_pillow_resizes(monkeypatch):
+    processor, image, used = PROCESSORS["CLIP"], picture((500, 375)), []
+    expected = EvalTransform(processor)(image)
+    resize_levels = fused_transform.resize_levels
+    monkeypatch.setattr(fused_transform, "resize_levels", lambda *args: used.append(args) or resize_levels(*args))
+    transform = FusedTransform(processor)
+    assert torch.equal(transform(image), expected) and len(used) == 1
+    monkeypatch.setattr(fused_transform, "can_resize", lambda *_: False)
+    assert torch.equal(transform(image), expected) and len(used) == 1
 
 
 def test_shifting_the_crop_by_a_pixel_would_be_seen():
