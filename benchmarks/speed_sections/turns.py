@@ -128,7 +128,9 @@ def profile_shares(work: Callable[[], object], device: str, most: int = 8) -> di
         work()
         synchronize(device)
     field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    times = {event.key: getattr(event, field) for event in profiler.key_averages()}
+    wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
+    # On a GPU the operators are listed beside their kernels, with the same times.
+    times = {event.key: getattr(event, field) for event in profiler.key_averages() if event.device_type == wanted}
     whole = sum(times.values())
     largest = sorted(times, key=lambda name: -times[name])[:most]
     shares = {name: round(times[name] / whole, 3) for name in largest}
