@@ -48,7 +48,7 @@ from .backend_choice_measure import (
     synthetic_pixels,
 )
 from .detector import stated_calibration
-from .detector_loading import LoadedDetector, ReorderedClasses
+from .detector_loading import LoadedDetector
 from .environment import processor_name, versions
 from .reading import one_line
 
@@ -189,14 +189,13 @@ def describe_network(loaded: LoadedDetector) -> dict[str, Any]:
     config = {name: value for name, value in loaded.config.to_dict().items() if name not in COSMETIC}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     # The fingerprint samples the weights, which is too little to take an export for theirs.
-    for name, tensor in sorted(loaded.model.state_dict().items()):
+    for name, tensor in sorted(loaded.model.state_dict().items()):  # other names where classes are turned round
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     packages = [name for name in EXPORT_PACKAGES if find_spec(name)]
     return {
         "fingerprint": loaded.fingerprint,
         "weights": digest.hexdigest(),
-        "classes": loaded.model.order if isinstance(loaded.model, ReorderedClasses) else [0, 1],
         "versions": versions() | {name: importlib.metadata.version(name) for name in packages},
     }
 

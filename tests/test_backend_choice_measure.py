@@ -126,6 +126,18 @@ def test_images_given_and_made(loaded, images, tmp_path):
         given_pixels(loaded, [])
 
 
+def test_int8_in_pytorch_scores_each_image_by_itself(loaded, pixel_values):
+    margins = torch_margins(loaded, "cpu", "int8")
+    mixed = torch.cat([pixel_values, 30 * pixel_values[:1]])
+    answers = margins(mixed)
+    assert [margins(image[None])[0] for image in mixed] == answers.tolist()
+    with torch.inference_mode():  # the control: images of a batch share a scale
+        together = margins.logits(mixed).double()
+    assert abs((together[:, 1] - together[:, 0]).numpy() - answers)[:4].max() > 1e-3
+    with pytest.raises(ValueError, match="`dtype` int8 runs on the CPU, not on cuda:0"):
+        torch_margins(loaded, "cuda:0", "int8")
+
+
 # ------------------------------------------------------------------------------------------------------- real choices
 
 
