@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
-from .image_io import load_rgb
+from .image_io import as_rgb
+from .image_pixels import detached
 
 GEOMETRIES = ("resized_crop", "crop")
 JPEG_SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
@@ -176,7 +177,7 @@ class TrainAugmentation:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         config = self.config
-        image = load_rgb(image)
+        image = as_rgb(image)
         random_box = _happens(config.crop_probability)
         if config.geometry == "resized_crop":
             image = self._random_resized_crop(image) if random_box else resize_and_center_crop(image, self.image_size)
@@ -260,15 +261,18 @@ def jpeg_round_trip(image: Image.Image, quality: int, subsampling: str = "4:2:0"
     image.save(buffer, format="JPEG", quality=quality, subsampling=subsampling)
     decoded = Image.open(buffer)
     decoded.load()
-    # A copy is a plain `Image`: the decoder's object drags its file and metadata along to a worker's pickle.
-    return decoded.copy()
+    # A plain `Image`: the decoder's object drags its file along to a worker's pickle.
+    return detached(decoded)
 
 
 def add_gaussian_noise(image: Image.Image, std: float) -> Image.Image:
     """Add noise of standard deviation `std` (fraction of the full range) to an RGB image, rounded and clipped."""
-    pixels = np.asarray(image, dtype=np.float32)  # (H, W, 3)
-    noise = torch.randn(pixels.shape).numpy()
-    return Image.fromarray(np.clip(np.rint(pixels + noise * (255.0 * std)), 0, 255).astype(np.uint8))
+    pixels = np.asarray(image)  # (H, W, 3)
+    noisy = torch.randn(pixels.shape).numpy()
+    noisy *= np.float32(255.0 * std)
+    noisy += pixels
+    np.clip(np.rint(noisy, out=noisy), 0, 255, out=noisy)
+    return Image.fromarray(noisy.astype(np.uint8))
 
 
 def _happens(probability: float) -> bool:

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PilBackend
 
 from .exact_resize import can_resize, resize_levels
-from .image_processing import EvalTransform, normalisation_table
+from .image_processing import EvalTransform, normalisation_table, normalise_to_tensor
 
 
 def evaluation_transform(processor: BaseImageProcessor) -> "EvalTransform | FusedTransform":
@@ -98,11 +98,7 @@ class FusedTransform:
                 return torch.from_numpy(self._normalised(resize_levels(image, size, box, self.resample)))
             image = image.resize(size, self.resample)
         # An image smaller than the crop gets black around it: Pillow fills what lies outside with zeros.
-        pixels = np.asarray(image.crop(box))  # (H, W, 3)
-        values = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
-        for channel in range(3):
-            np.take(self.table[channel], pixels[:, :, channel], out=values[channel], mode="clip")
-        return torch.from_numpy(values)  # (3, H, W)
+        return normalise_to_tensor(image.crop(box), self.table)
 
     def _normalised(self, levels: np.ndarray) -> np.ndarray:
         """The table's values for whole numbers of shape `(H, 3, W)`, float32: `(3, H, W)`."""

@@ -130,6 +130,21 @@ def load_rgb(value: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     return _read(value, limits, False, None)
 
 
+def as_rgb(image: Image.Image) -> Image.Image:
+    """
+    [`load_rgb`] of a picture that is only read: one that is upright and RGB already is given back, not a copy of it.
+
+    Args:
+        image (`PIL.Image.Image`): Of any mode.
+
+    Raises:
+        UnreadableImage: as [`load_rgb`].
+    """
+    # One that a file plugin opened may not have been decoded yet.
+    decoded = type(image) is Image.Image and image.mode == "RGB" and not image.has_transparency_data
+    return image if decoded and orientation_of(image) == 1 else load_rgb(image)
+
+
 def decode_rgb(value: Any) -> Image.Image | None:
     """
     Decode the value of an `image` column into an upright RGB picture, or `None` where it cannot be read.
@@ -272,6 +287,7 @@ __all__ = [
     "ImageReading",
     "ImageStatus",
     "UnreadableImage",
+    "as_rgb",
     "decode_rgb",
     "find_problem",
     "load_rgb",

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
-from .image_io import load_rgb
+from .image_io import as_rgb
 
 PROCESSOR_GEOMETRIES = ("resize", "crop")
 
@@ -179,6 +179,8 @@ def normalise_to_tensor(image: Image.Image, table: np.ndarray) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(3, H, W)`, float32.
     """
-    pixels = np.asarray(load_rgb(image))  # (H, W, 3)
-    channels = [table[channel][pixels[:, :, channel]] for channel in range(3)]
-    return torch.from_numpy(np.stack(channels))  # (3, H, W)
+    pixels = np.asarray(as_rgb(image))  # (H, W, 3)
+    values = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        np.take(table[channel], pixels[:, :, channel], out=values[channel], mode="clip")
+    return torch.from_numpy(values)  # (3, H, W)
