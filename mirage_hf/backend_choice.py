@@ -2,7 +2,7 @@
 
     >>> from mirage_hf import Detector
     >>> Detector.from_pretrained("benchmarks/minibench/mirage-tiny", backend="auto", max_difference=0.05).backend
-    'openvino bfloat16'
+    'openvino float32'
 
 The ways are PyTorch in float32, bfloat16 and int8 and, where the packages are installed, ONNX Runtime in float32 and
 int8 and OpenVINO in float32 and bfloat16. Each is measured by turns with the first, once; see
