@@ -153,26 +153,24 @@ class NetworkWay:
     def __call__(self) -> float:
         processes = usable_cores()
         context = multiprocessing.get_context("fork")
-        barrier = context.Barrier(processes + 1)
+        barrier, times = context.Barrier(processes), context.SimpleQueue()
 
         def work(batches: Sequence[torch.Tensor]) -> None:
             settle_process(1)
             self.margins(batches[0])
             barrier.wait()
+            begin = time.perf_counter()
             for batch in batches:
                 self.margins(batch)
-            barrier.wait()
+            times.put((begin, time.perf_counter()))
 
         running = [context.Process(target=work, args=(self.batches[n::processes],)) for n in range(processes)]
         for process in running:
             process.start()
-        barrier.wait()
-        begin = time.perf_counter()
-        barrier.wait()
-        seconds = time.perf_counter() - begin
         for process in running:
             process.join()
-        return seconds
+        begins, ends = zip(*(times.get() for _ in running), strict=True)
+        return max(ends) - min(begins)
 
 
 def read_scores(out: Path) -> Scores:
