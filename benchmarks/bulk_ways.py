@@ -199,8 +199,8 @@ def largest_difference(one: Scores, other: Scores) -> float:
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-def watched_run(folder: Path, out: Path, model: str = MODEL) -> dict:
-    """The command over a folder, end to end, with the memory of its processes read twice a second."""
+def watched_run(folder: Path, out: Path, model: str = MODEL, every: float = 0.5) -> dict:
+    """The command over a folder, end to end, with the memory of its processes read every so many seconds."""
     program = "from mirage_hf_cli.main import app; app()"
     command = [sys.executable, "-c", program, "score", str(folder), "--model", model]
     command += ["--output-dir", str(out), "--device", "cpu", "--json"]
@@ -208,7 +208,7 @@ def watched_run(folder: Path, out: Path, model: str = MODEL) -> dict:
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
-            time.sleep(0.5)
+            time.sleep(every)
             samples.append(rss_of_children(process.pid))
         assert process.stdout is not None
         summary = json.loads(process.stdout.read())
@@ -222,8 +222,15 @@ def watched_run(folder: Path, out: Path, model: str = MODEL) -> dict:
 
 
 def memory_of(samples: list[dict[int, int]], processes: int) -> dict:
-    """Mean memory of a process in the first and the last quarter of the time in which all of them were there."""
+    """
+    Mean memory of a process in the first and the last quarter of the time in which all of them were there.
+
+    Raises:
+        ValueError: they never were.
+    """
     busy = [rss for rss in samples if len(rss) == processes]
+    if not busy:
+        raise ValueError(f"{processes} processes were never seen at once: watch a longer run")
     quarter = max(1, len(busy) // 4)
     first, last = (
         statistics.mean(sum(rss.values()) / len(rss) for rss in part) / MIB
