@@ -55,15 +55,24 @@ def test_figures_of_the_cpu_are_the_stored_ones():
 
 
 def test_figures_of_exports_are_the_stored_ones():
-    table = (RESULTS / "backends.md").read_text(encoding="utf-8").split("## vit-b-32")[0]
-    cells = {line.split(" | ")[0][2:]: line.split(" | ") for line in table.splitlines() if line.startswith("| ")}
-    text = page("export")
-    for name, column in (("ONNX Runtime float32", 1), ("ONNX Runtime int8", 1)):
-        number = f"{float(cells[name][column]):.1e}".replace("e-0", "e-")
+    found = result("speed/backends-cpu.json")["details"]["mirage-tiny"]
+    scores, text = found["scores"], page("export")
+    for name in ("onnx float32", "onnx int8"):
+        number = f"{scores[name]['max_difference_p_fake']:.1e}".replace("e-0", "e-")
         assert f"within {number}" in text, name
-    assert f"AUROC {cells['ONNX Runtime int8'][4]} for {cells['torch float32'][4]}" in text
-    sizes = re.search(r"model.onnx of ([\d.]+) MB in float32, ([\d.]+) MB in int8", table)
-    assert sizes is not None and f"a file of {sizes[2]} MB for {sizes[1]}" in text
+    assert f"AUROC {scores['onnx int8']['auroc']:.4f} for {scores['torch float32']['auroc']:.4f}" in text
+    whole, small = (found["bytes"][kind] / 1e6 for kind in ("float32", "int8"))
+    assert f"a file of {small:.1f} MB for {whole:.1f}" in text
+
+
+def test_what_auto_chose_keeps_within_the_stated_difference():
+    """On the photographs, though it measured on synthetic images."""
+    details = result("speed/backends-cpu.json")["details"]
+    for detector in ("mirage-tiny", "ViT-B/32, random weights"):
+        choices, scores = details[detector]["auto"], details[detector]["scores"]
+        assert choices.keys() == {"0.001", "0.05"}
+        for limit, choice in choices.items():
+            assert scores[choice["way"]]["max_difference_p_fake"] <= float(limit)
 
 
 def test_figures_of_the_deletion_test_are_the_stored_ones():
