@@ -47,6 +47,13 @@ def test_differences_are_those_of_the_same_files(folder):
         difference({"a": 0.5}, {"a": 0.5, "b": 0.75})
 
 
+def test_share_of_the_images_is_taken_for_all(folder, tmp_path):
+    files = [tmp_path / str(number) for number in range(8)]
+    way = folder.module.Kept(lambda files: (0.5 * len(files), {str(file): 0.5 for file in files}), files, 4)
+    assert way() == 4.0 and list(way.scores) == [str(file) for file in files[:2]]
+    assert folder.module.Kept(way.way, files)() == 4.0
+
+
 def test_links_take_groups_by_turns(folder, tmp_path):
     groups = [[tmp_path / f"{group}{number}" for number in range(size)] for group, size in (("a", 2), ("b", 1))]
     for file in (file for group in groups for file in group):
