@@ -159,7 +159,7 @@ def test_page_and_the_readmes_part(harness, tmp_path):
     for part in (
         "## A section",
         "`python benchmarks/speed.py small` on 2 cores, a processor, 1 threads; torch 2.13.0",
-        "medians of 3 or more quiet rounds",
+        "no such round: 3 of 4 (small).",
         "- *fast, small*: 2 against 5 products. Products take 90%.",
         "- Profile of *fast*: mm 90%, all others 10%.",
         "- Largest differences: output 1.0e-07.",
@@ -170,6 +170,22 @@ def test_page_and_the_readmes_part(harness, tmp_path):
         "| fast, small | slow | 0.4 × the time | ≤ 0.3 (missed) | 0.2 |",
         "| fast, small | slow | 2.5 × as fast | ≥ 2.5 | 5 |",
     ]
+
+
+def test_rows_of_a_busy_machine_are_marked(harness, tmp_path):
+    section = make_section(harness)
+    section.turns["small"].others[:] = [0.4] * 4
+    section.rows = [
+        harness.records.compare(
+            section.turns["small"], "fast", "slow", case="small", items=10, bar=0.3, count="", held_by=""
+        )
+    ]
+    written = harness.records.section_to_dict(section, **facts())
+    (tmp_path / "small-cpu.json").write_text(json.dumps(written), encoding="utf-8")
+    assert "no such round: none of 4 (small)." in harness.page.make_page(tmp_path)
+    *_, row, _, note = harness.page.readme_part(tmp_path).splitlines()
+    assert row == r"| fast, small | slow | 0.45 × the time | ≤ 0.3 (missed) \* |  |"
+    assert note.startswith(r"\* Other programs")
 
 
 def test_put_between(harness):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from .records import Section, read_section, table
 
+BUSY = " \\*"
 README_MARKS = ("<!-- speed: made by benchmarks/speed.py page -->", "<!-- speed: end -->")
 
 
@@ -18,11 +19,14 @@ def make_page(folder: Path) -> str:
     for section, stored in stored_sections(folder):
         machine = stored["environment"]
         place = machine["device"] if stored["environment"]["cuda"] else f"{machine['cores']} cores, {machine['cpu']}"
-        rounds = [len(turns.counted) for turns in section.turns.values()]
+        rounds = ", ".join(
+            f"{len(turns.quiet) or 'none'} of {len(turns.others)} ({case})" for case, turns in section.turns.items()
+        )
         lines += [
             *("", f"## {section.title}", ""),
             f"`{stored['command']}` on {place}, {machine['threads']} threads; torch {machine['torch']}, transformers "
-            f"{machine['transformers']}; medians of {min(rounds, default=0)} or more quiet rounds.",
+            f"{machine['transformers']}. Medians of the rounds in which the machine had nothing else to do, of all if "
+            f"there was no such round: {rounds}.",
             *("", table(section), ""),
         ]
         for row in section.rows:
@@ -44,12 +48,15 @@ def readme_part(folder: Path) -> str:
         for row in section.rows:
             if row.bar is not None:
                 sign, unit = ("≤", "× the time") if row.goal == "at most" else ("≥", "× as fast")
-                missed = "" if row.met else " (missed)"
+                notes = "" if row.met else " (missed)"
+                notes += "" if section.turns[row.case].quiet else BUSY
                 limit = "" if row.limit is None else f"{row.limit:.3g}"
                 lines.append(
                     f"| {row.what}, {row.case} | {row.alternative} | {row.ratio.median:.3g} {unit} | "
-                    f"{sign} {row.bar:g}{missed} | {limit} |"
+                    f"{sign} {row.bar:g}{notes} | {limit} |"
                 )
+    if any(BUSY in line for line in lines):
+        lines += ["", f"{BUSY.strip()} Other programs ran beside all of its rounds: to be measured again."]
     return "\n".join(lines)
 
 

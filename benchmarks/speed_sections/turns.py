@@ -58,10 +58,14 @@ class Turns:
     others: list[float]
 
     @property
+    def quiet(self) -> list[int]:
+        """Numbers of the rounds in which the machine was quiet."""
+        return [number for number, share in enumerate(self.others) if share <= DISTURBED]
+
+    @property
     def counted(self) -> list[int]:
-        """Numbers of the rounds in which the machine was quiet; all of them if none was."""
-        quiet = [number for number, share in enumerate(self.others) if not share > DISTURBED]
-        return quiet or list(range(len(self.others)))
+        """Numbers of the quiet rounds; of all if none was."""
+        return self.quiet or list(range(len(self.others)))
 
     def each(self, way: str, items: int = 1) -> Spread:
         """Seconds for one of `items`."""
