@@ -39,6 +39,7 @@ def test_section(startup):
     assert len(section.equality) == 2 and max(section.equality.values()) < 1e-6
     parts = section.profiles["first score by Detector"]
     assert list(parts) == list(startup.module.PARTS) and sum(parts.values()) == pytest.approx(1, abs=0.01)
+    assert min(part["least"] for part in section.details["first_score_seconds"].values()) > 0
     whole = sum(part["median"] for part in section.details["first_score_seconds"].values())
     assert whole == pytest.approx(section.turns["first score"].seconds["Detector"][0], rel=0.01)
     assert section.details["help_seconds"]["median"] > 0 and section.details["help_bar_seconds"] == 0.5
