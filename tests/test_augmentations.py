@@ -16,6 +16,7 @@ from mirage_hf.augmentations import (
     jpeg_round_trip,
     resize_and_center_crop,
 )
+from mirage_hf.image_io import UnreadableImage, as_rgb, load_rgb
 
 SIZE = 64
 ALL = AugmentationConfig(
@@ -264,3 +265,20 @@ def test_lists_become_tuples_and_the_whole_pickles():
 def test_bad_image_size_is_named():
     with pytest.raises(ValueError, match="`image_size`"):
         TrainAugmentation(image_size=0)
+
+
+def test_a_picture_that_is_only_read_is_copied_where_it_must_be():
+    image = random_image(40, 30)
+    assert as_rgb(image) is image
+    turned = random_image(40, 30)
+    turned.info["exif"] = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"
+    hidden = random_image(40, 30)
+    hidden.info["transparency"] = hidden.getpixel((0, 0))
+    for other in (turned, hidden, image.convert("L"), image.convert("RGBA"), image.convert("CMYK")):
+        assert as_rgb(other) is not other and same(as_rgb(other), load_rgb(other))
+    assert as_rgb(turned).size == (30, 40) and as_rgb(hidden).getpixel((0, 0)) == (255, 255, 255)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    opened = Image.open(io.BytesIO(buffer.getvalue()[:-200]))
+    with pytest.raises(UnreadableImage, match="truncated"):
+        as_rgb(opened)

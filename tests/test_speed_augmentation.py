@@ -81,7 +81,7 @@ def test_recipe_is_that_of_the_mini_benchmark(sections):
 
 
 def test_arithmetic_of_a_step_is_about_two_forward_passes(sections):
-    """Counted by hand for the tiny model: the vision encoder's linear layers forward and back, which is most of a step."""
+    """Counted by hand for the tiny model: linear layers of the vision encoder, forward and back, are most of it."""
     flops = sections.augmentation.flops_of_step(dry=True) / sections.augmentation.BATCH
     tokens, width, inner, layers = 17 + 2, 48, 64, 3
     forward = 2 * layers * tokens * (4 * width * width + 2 * width * inner)
