@@ -130,7 +130,8 @@ def test_a_base_that_cannot_be_had_is_named_in_a_line(name, words, client, walk)
 def test_what_went_up(walk, trained):
     hub, _, output = walk
     files = hub.files("org/walk")
-    code = {"adapter_checkpoint", "class_prompts", "configuration_mirage", "modeling_mirage", "pretrained_mirage"}
+    code = {"adapter_checkpoint", "class_prompts", "configuration_mirage", "lean_layers", "modeling_mirage"}
+    code |= {"pretrained_mirage"}
     assert set(files) == {
         ".gitattributes",
         "README.md",
