@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from . import options
 from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, importing, set_up_console
 
 
@@ -20,7 +21,7 @@ def _list_protocols(wanted: bool) -> None:
 def benchmark(
     protocol: Annotated[str, typer.Argument(help="Name of the protocol; `folder` for any images of yours.")],
     data: Annotated[str, typer.Option(help="Folder, archive, manifest or Hub id of the test images.")],
-    model: Annotated[str, typer.Option(help="Folder or Hub id of a detector: MiraGe, a baseline, any two-class one.")],
+    model: options.Detector,
     output_dir: Annotated[
         Path | None, typer.Option(help="Where scores and tables go; outputs/benchmark/<protocol> by default.")
     ] = None,
@@ -46,16 +47,16 @@ def benchmark(
     real_root: Annotated[str | None, typer.Option(help="Folder of real images for sets of fakes only.")] = None,
     fake_id: Annotated[int | None, typer.Option(help="Number that means fake, where labels are numbers.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Label column of a manifest or Hub data set.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Git revision of a detector on the Hub.")] = None,
-    fake_label: Annotated[str | None, typer.Option(help="Class of the detector that means fake.")] = None,
+    revision: options.Revision = None,
+    fake_label: options.FakeLabel = None,
     limit_per_class: Annotated[int | None, typer.Option(min=1, help="Only so many of each class and set.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images for each forward pass.")] = 64,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cuda, cpu, ...; the GPU if there is one.")] = None,
+    device: options.Device = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     replicates: Annotated[int, typer.Option(min=20, help="Bootstrap draws for the intervals.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of tables.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """
     Run a benchmark on a detector: the paper's table with the published rows beside it, and how far to believe it.

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
+from . import options
 from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, importing, set_up_console
 
 
 def calibrate(
-    model: Annotated[str, typer.Option(help="Folder or Hub id of a detector: MiraGe, a baseline, any two-class one.")],
+    model: options.Detector,
     data: Annotated[str, typer.Option(help="Folder, archive, manifest or Hub id of images not trained on.")],
     output_dir: Annotated[
         Path | None, typer.Option(help="New folder for the calibrated checkpoint; in place by default.")
@@ -30,14 +31,14 @@ def calibrate(
     prior: Annotated[
         float, typer.Option(min=0.0001, max=0.9999, help="Share of fakes among your images, for p_fake.")
     ] = 0.5,
-    revision: Annotated[str | None, typer.Option(help="Git revision of a detector on the Hub.")] = None,
-    fake_label: Annotated[str | None, typer.Option(help="Class of the detector that means fake.")] = None,
+    revision: options.Revision = None,
+    fake_label: options.FakeLabel = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images for each forward pass.")] = 64,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cuda, cpu, ...; the GPU if there is one.")] = None,
+    device: options.Device = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the calibration as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """
     Calibrate a detector on held-out images, and store the result in its config.json.

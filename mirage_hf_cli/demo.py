@@ -7,21 +7,22 @@ from typing import Annotated
 
 import typer
 
+from . import options
 from .console import fail_in_one_line, importing, set_up_console
 
 LOOPBACK = ("localhost", "::1")
 
 
 def demo(
-    model: Annotated[str, typer.Option(help="Folder or Hub id of a detector: MiraGe, a baseline, any two-class one.")],
+    model: options.Detector,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     max_file_mb: Annotated[int, typer.Option(min=1, help="Larger files are refused while they arrive.")] = 20,
     max_files: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 16,
-    max_megapixels: Annotated[float | None, typer.Option(min=0.001, help="Larger images are not decoded.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Git revision of a detector on the Hub.")] = None,
-    fake_label: Annotated[str | None, typer.Option(help="Class of the detector that means fake.")] = None,
-    device: Annotated[str | None, typer.Option(help="cuda, cpu, ...; the GPU if there is one.")] = None,
+    max_megapixels: options.MaxMegapixels = None,
+    revision: options.Revision = None,
+    fake_label: options.FakeLabel = None,
+    device: options.Device = None,
     quiet: Annotated[bool, typer.Option(help="Errors alone on stderr.")] = False,
 ) -> None:
     """

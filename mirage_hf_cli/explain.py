@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import options
 from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, importing, set_up_console
 
 
@@ -26,7 +27,7 @@ def explain(
         Path | None, typer.Option(help="PEM file of the certificates that --c2pa is to trust.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Git revision on the Hub.")] = None,
-    device: Annotated[str | None, typer.Option(help="cuda, cpu, ...; the GPU if there is one.")] = None,
+    device: options.Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each image.")] = False,
     quiet: Annotated[bool, typer.Option(help="Errors alone on stderr.")] = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import options
 from .console import FINISHED_EXCEPT_SOME, fail_in_one_line, importing, set_up_console
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Format(StrEnum):
 
 
 def export(
-    model: Annotated[str, typer.Option(help="Folder or Hub id of a detector: MiraGe, a baseline, any two-class one.")],
+    model: options.Detector,
     output_dir: Annotated[Path, typer.Option(help="Where the files go; a new or empty folder.")],
     export_format: Annotated[Format, typer.Option("--format", help="model.onnx, or model.pt2 of torch.export.")] = (
         Format.ONNX
@@ -36,8 +37,8 @@ def export(
     limit_per_class: Annotated[int | None, typer.Option(min=1, help="Only so many images of each class.")] = None,
     max_auroc_drop: Annotated[float, typer.Option(min=0, max=1, help="How far AUROC may fall with --int8.")] = 0.01,
     batch_size: Annotated[int, typer.Option(min=1, help="Images for each forward pass with --int8.")] = 16,
-    revision: Annotated[str | None, typer.Option(help="Git revision of a detector on the Hub.")] = None,
-    fake_label: Annotated[str | None, typer.Option(help="Class of the detector that means fake.")] = None,
+    revision: options.Revision = None,
+    fake_label: options.FakeLabel = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON.")] = False,
     quiet: Annotated[bool, typer.Option(help="No messages.")] = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import options
 from .console import FINISHED_EXCEPT_SOME, FOUND_FAKE, fail_in_one_line, importing, set_up_console, tell_of
 
 
@@ -21,43 +22,31 @@ def predict(
             metavar="INPUT...",
         ),
     ],
-    model: Annotated[str, typer.Option(help="Folder or Hub id of a detector: MiraGe, a baseline, any two-class one.")],
+    model: options.Detector,
     output: Annotated[Path | None, typer.Option(help="Write the rows to a .jsonl, .csv or .parquet file.")] = None,
     as_json: Annotated[
         bool | None,
         typer.Option("--json/--table", help="JSON Lines or a table on stdout; the latter by default on a terminal."),
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Fake above it, instead of the checkpoint's own.")
-    ] = None,
-    fail_on: Annotated[str | None, typer.Option(help="fake: exit with 4 if an image gets that verdict.")] = None,
-    all_files: Annotated[bool, typer.Option(help="Files in folders whatever their extension.")] = False,
-    null: Annotated[bool, typer.Option("--null", "-0", help="Paths of lists and stdin end with NUL.")] = False,
+    threshold: options.Threshold = None,
+    fail_on: options.FailOn = None,
+    all_files: options.AllFiles = False,
+    null: options.Null = False,
     allow_urls: Annotated[bool, typer.Option(help="Fetch http and https addresses, capped in size and time.")] = False,
-    max_megapixels: Annotated[float | None, typer.Option(min=0.001, help="Larger images are not decoded.")] = None,
-    max_aspect_ratio: Annotated[float | None, typer.Option(min=1, help="Nor more elongated ones.")] = None,
-    min_side: Annotated[int | None, typer.Option(min=1, help="Smaller images get no verdict.")] = None,
-    sha256: Annotated[bool, typer.Option(help="Hash every file.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Git revision of a detector on the Hub.")] = None,
-    fake_label: Annotated[str | None, typer.Option(help="Class of the detector that means fake.")] = None,
-    backend: Annotated[
-        str,
-        typer.Option(
-            help="torch, for an exported detector onnx or openvino, or auto: the fastest here within --max-difference."
-        ),
-    ] = "torch",
-    max_difference: Annotated[
-        float, typer.Option(min=0, max=1, help="For auto: largest difference of p_fake from torch in float32.")
-    ] = 0.001,
-    calibration_images: Annotated[
-        list[str] | None,
-        typer.Option(help="For auto: images to measure differences on, a file, folder or glob; synthetic by default."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cuda, cpu, ...; the GPU if there is one.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8.")] = "float32",
+    max_megapixels: options.MaxMegapixels = None,
+    max_aspect_ratio: options.MaxAspectRatio = None,
+    min_side: options.MinSide = None,
+    sha256: options.Sha256 = False,
+    revision: options.Revision = None,
+    fake_label: options.FakeLabel = None,
+    backend: options.Backend = "torch",
+    max_difference: options.MaxDifference = 0.001,
+    calibration_images: options.CalibrationImages = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images for each forward pass.")] = 16,
     num_workers: Annotated[int, typer.Option(min=0, help="Threads that decode.")] = 2,
-    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """
     Score images: the probability of being AI-generated, and a verdict, "unsure" where a calibrated detector abstains.
