@@ -4,6 +4,22 @@ import torch
 
 LABELS = torch.tensor([0, 1, 0, 1])
 SMALL = {"text_layers": 2, "vision_layers": 3}  # the vision encoder goes on past layer K; less to compile
+# Text of 3 layers and vision of 4, 3 and 2: prompts end before, or reach into, the last vision layer.
+PROMPT_KINDS = {
+    "one prompted layer": {"prompt_depth": 1},
+    "two of four": {"prompt_depth": 2},
+    "three of four": {"prompt_depth": 3},
+    "all of three": {"prompt_depth": 3, "vision_layers": 3},
+    "all of two": {"prompt_depth": 2, "vision_layers": 2},
+    "one layer": {"prompt_depth": 1, "vision_layers": 1},
+    "many prompts": {"prompt_depth": 3, "num_prompt_tokens": 5},
+    "text only": {"prompt_modality": "text"},
+    "vision only": {"prompt_modality": "vision"},
+    "cross-attention": {"mapping": "cross_attention"},
+    "reverse": {"mapping": "reverse"},
+    "context": {"prompt_position": "context"},
+    "tiles": {"tile_images": True},
+}
 # Largest difference of the logits, which are 14.3 times a cosine, from float32's.
 HALF_TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.015}
 

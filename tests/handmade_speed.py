@@ -9,9 +9,9 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def load_harness(monkeypatch) -> SimpleNamespace:
     """The modules of the harness, imported as `python benchmarks/speed.py` does."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from speed_sections import page, records, turns
+    from speed_sections import kernels, page, records, turns
 
-    return SimpleNamespace(page=page, records=records, turns=turns)
+    return SimpleNamespace(kernels=kernels, page=page, records=records, turns=turns)
 
 
 def make_section(harness):

@@ -79,7 +79,7 @@ def test_ratios_are_taken_within_rounds(harness):
 def test_matrix_peak_and_profile(harness):
     left = torch.randn(64, 64)
     assert 1e6 < harness.turns.matrix_peak("cpu", torch.float32, size=64) < 1e15
-    shares = harness.turns.profile_shares(lambda: [left @ left for _ in range(20)], "cpu", most=2)
+    shares = harness.kernels.profile_shares(lambda: [left @ left for _ in range(20)], "cpu", most=2)
     assert len(shares) == 3 and "aten::mm" in shares and sum(shares.values()) == pytest.approx(1, abs=0.01)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from answers import logits_of
+from answers import PROMPT_KINDS, logits_of
 from conftest import make_config, make_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,30 +13,14 @@ from mirage_hf.modeling_mirage import MiraGeOutput
 from mirage_hf.torch_margins import ModelLogits, TorchMargins, model_logits
 from mirage_hf.vision_inference import VisionInference, quick_gelu
 
-# Text of 3 layers and vision of 4, 3 and 2: prompts end before, or reach into, the last vision layer.
-KINDS = {
-    "one prompted layer": {"prompt_depth": 1},
-    "two of four": {"prompt_depth": 2},
-    "three of four": {"prompt_depth": 3},
-    "all of three": {"prompt_depth": 3, "vision_layers": 3},
-    "all of two": {"prompt_depth": 2, "vision_layers": 2},
-    "one layer": {"prompt_depth": 1, "vision_layers": 1},
-    "many prompts": {"prompt_depth": 3, "num_prompt_tokens": 5},
-    "text only": {"prompt_modality": "text"},
-    "vision only": {"prompt_modality": "vision"},
-    "cross-attention": {"mapping": "cross_attention"},
-    "context": {"prompt_position": "context"},
-    "tiles": {"tile_images": True},
-}
-
 
 def baked(**kwargs) -> MiraGeForImageDetection:
     return make_model(**kwargs).bake()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROMPT_KINDS)
 def test_logits_equal_the_models(kind, pixel_values):
-    model = baked(**KINDS[kind])
+    model = baked(**PROMPT_KINDS[kind])
     if model.config.tile_images:
         pixel_values = torch.cat([pixel_values, pixel_values.flip(1)], dim=2)[..., :40, :]  # 40 x 32: two tiles
     with torch.inference_mode():

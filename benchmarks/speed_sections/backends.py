@@ -27,10 +27,11 @@ from mirage_hf.detector_loading import LoadedDetector, load_detector
 from mirage_hf.image_processing import build_image_processor
 from mirage_hf.torch_margins import model_logits
 
+from .kernels import profile_shares
 from .networks import count_flops, make_detector
 from .records import Section, compare
 from .runtime_profiles import profile_onnx, profile_openvino
-from .turns import Settings, matrix_peak, profile_shares, take_turns
+from .turns import Settings, matrix_peak, take_turns
 
 MINIBENCH = Path(__file__).resolve().parents[1] / "minibench"
 TRAINED, RANDOM = "mirage-tiny", "ViT-B/32, random weights"

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from mirage_hf.packed_linear import can_pack, pack_linears
 from mirage_hf.vision_inference import VisionInference
 
+from .kernels import profile_shares
 from .networks import count_flops, make_detector, plain_clip, product_share
 from .records import Section, compare
-from .turns import Settings, profile_shares, take_turns
+from .turns import Settings, take_turns
 
 BAR = 1.02
 BATCHES = {"ViT-B/32": (1, 8), "ViT-L/14": (1,)}

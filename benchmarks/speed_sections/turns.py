@@ -122,23 +122,4 @@ def matrix_peak(device: str, dtype: torch.dtype, size: int = 2048, repeats: int 
     return 2 * size**3 / best
 
 
-def profile_shares(work: Callable[[], object], device: str, most: int = 8) -> dict[str, float]:
-    """The operators that take the largest shares of the time on the device, by torch's profiler; the rest as one."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    work()
-    with torch.profiler.profile(activities=activities) as profiler:
-        work()
-        synchronize(device)
-    field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
-    wanted = torch.autograd.DeviceType.CUDA if device == "cuda" else torch.autograd.DeviceType.CPU
-    # On a GPU the operators are listed beside their kernels, with the same times.
-    times = {event.key: getattr(event, field) for event in profiler.key_averages() if event.device_type == wanted}
-    whole = sum(times.values())
-    largest = sorted(times, key=lambda name: -times[name])[:most]
-    shares = {name: round(times[name] / whole, 3) for name in largest}
-    return shares | {"all others": round(1 - sum(times[name] for name in largest) / whole, 3)}
-
-
-__all__ = ["Settings", "Spread", "Turns", "matrix_peak", "profile_shares", "take_turns"]
+__all__ = ["Settings", "Spread", "Turns", "matrix_peak", "take_turns"]
