@@ -33,8 +33,9 @@ class MiraGeTrainingArguments(TrainingArguments):
             With gradient accumulation, whether the contrastive set is the whole batch of an optimizer step, at the
             cost of about one more forward pass, and not the micro-batch.
         lean_vision (`bool`, *optional*, defaults to `True`):
-            Whether the vision encoder leaves out what nobody reads, which takes a tenth off a step; the same but for
-            rounding. See [`MiraGeForImageDetection`].
+            Whether the vision encoder leaves out what nobody reads; the same but for rounding. On an x86 CPU, in
+            float32, its frozen weights are packed, too, which takes twice their memory. See
+            [`MiraGeForImageDetection`].
         warmup_epochs (`float`, *optional*, defaults to 1.0):
             Epochs at the constant `warmup_learning_rate` before the cosine starts; read by the cosine schedule only.
         warmup_learning_rate (`float`, *optional*, defaults to 1e-5):

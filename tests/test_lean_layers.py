@@ -4,28 +4,13 @@ import copy
 
 import pytest
 import torch
+from answers import PROMPT_KINDS
 from conftest import make_model
 from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from mirage_hf import MiraGeForImageDetection
 from mirage_hf.lean_layers import can_be_lean
-
-# Text of 3 layers and vision of 4, 3 and 2: prompts end before, or reach into, the last vision layer.
-KINDS = {
-    "one prompted layer": {"prompt_depth": 1},
-    "two of four": {"prompt_depth": 2},
-    "three of four": {"prompt_depth": 3},
-    "all of three": {"prompt_depth": 3, "vision_layers": 3},
-    "all of two": {"prompt_depth": 2, "vision_layers": 2},
-    "one layer": {"prompt_depth": 1, "vision_layers": 1},
-    "many prompts": {"prompt_depth": 3, "num_prompt_tokens": 5},
-    "text only": {"prompt_modality": "text"},
-    "vision only": {"prompt_modality": "vision"},
-    "cross-attention": {"mapping": "cross_attention"},
-    "reverse": {"mapping": "reverse"},
-    "tiles": {"tile_images": True},
-}
 
 
 def gradients(model: MiraGeForImageDetection, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -45,9 +30,9 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROMPT_KINDS)
 def test_logits_and_gradients_equal_those_with_hooks(kind, attention, pixel_values):
-    model = make_model(**KINDS[kind]).train()
+    model = make_model(**PROMPT_KINDS[kind]).train()
     model.set_attn_implementation(attention)
     if model.config.tile_images:
         pixel_values = torch.cat([pixel_values, pixel_values.flip(1)], dim=2)[..., :40, :]  # 40 x 32: two tiles

@@ -20,7 +20,7 @@ from mirage_hf.publishing_paths import find_local_path, without_local_paths
 PACKAGE = Path(mirage_hf.__file__).parent
 CODE = (
     *("adapter_checkpoint", "class_prompts", "configuration_mirage", "lean_layers", "modeling_mirage"),
-    "pretrained_mirage",
+    *("packed_linear", "pretrained_mirage"),
 )
 
 
