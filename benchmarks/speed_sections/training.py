@@ -18,7 +18,7 @@ from .networks import CLASS_TEXT_LENGTH, count_flops, make_detector, plain_clip,
 from .records import Section, compare
 from .turns import Settings, matrix_peak, take_turns
 
-BATCH = {"ViT-B/32": 64, "ViT-L/14": 8}
+BATCH = {"ViT-B/32": 16, "ViT-L/14": 2}
 STEP, PLAIN = "training step", "plain forward pass"
 UNPACKED = "training step, weights not packed"
 HOOKS, REFERENCE = "training step with hooks", "the same with 77 tokens of text"
