@@ -1,5 +1,6 @@
 """A section of measurements made up by hand, and the harness that reads it."""
 
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,10 +9,14 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 def load_harness(monkeypatch) -> SimpleNamespace:
     """The modules of the harness, imported as `python benchmarks/speed.py` does."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from speed_sections import kernels, page, records, turns
+    return load_sections(monkeypatch, "kernels", "page", "records", "turns")
 
-    return SimpleNamespace(kernels=kernels, page=page, records=records, turns=turns)
+
+def load_sections(monkeypatch, *names: str) -> SimpleNamespace:
+    """Modules of `speed_sections` by name, and the harness's `Settings`."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    settings = import_module("speed_sections.turns").Settings
+    return SimpleNamespace(Settings=settings, **{name: import_module(f"speed_sections.{name}") for name in names})
 
 
 def make_section(harness):

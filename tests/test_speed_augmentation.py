@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from handmade_speed import BENCHMARKS
+from handmade_speed import BENCHMARKS, load_sections
 
 from mirage_hf.augmentations import AugmentationConfig, TrainAugmentation
 from mirage_hf.image_processing import TrainTransform, build_image_processor
@@ -25,12 +25,7 @@ DEFAULT, MINI = "default recipe, 500 x 375 to 224", "mini-benchmark's recipe, 19
 
 @pytest.fixture
 def sections(monkeypatch) -> SimpleNamespace:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from speed_sections import augmentation, photographs, plain_augmentation, turns
-
-    return SimpleNamespace(
-        augmentation=augmentation, photographs=photographs, plain=plain_augmentation, Settings=turns.Settings
-    )
+    return load_sections(monkeypatch, "augmentation", "photographs", "plain_augmentation")
 
 
 def test_section(sections):
@@ -59,7 +54,7 @@ def test_plain_operations_give_the_same_tensors(sections, geometry):
     config, processor = replace(EVERYTHING, geometry=geometry), build_image_processor(48)
     pictures = [sections.photographs.mosaic((150, 100), number) for number in range(20)]
     ours = TrainTransform(processor, TrainAugmentation(config, 48))
-    plain = sections.plain.PlainAugmentation(config, processor)
+    plain = sections.plain_augmentation.PlainAugmentation(config, processor)
     found, expected = (sections.augmentation.seeded(way, pictures) for way in (ours, plain))
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
     torch.manual_seed(1)

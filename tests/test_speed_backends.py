@@ -1,19 +1,17 @@
 """The section on ways to run a detector on the CPU, dry: its rows, its scores, and that it leaves no trace."""
 
 import json
-from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from exported import random_images, save_detector
+from handmade_speed import load_sections
 from huggingface_hub import constants
 
 from mirage_hf.detector_loading import load_detector
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CASES = ("mirage-tiny", "ViT-B/32, random weights")
 WAYS = [
     "torch bfloat16",
@@ -31,9 +29,7 @@ for package in ("onnx", "onnxruntime", "onnxscript", "openvino", "sklearn"):
 
 @pytest.fixture
 def modules(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("backends", "records", "turns")
-    return {name: import_module(f"speed_sections.{name}") for name in names}
+    return vars(load_sections(monkeypatch, "backends", "records", "turns"))
 
 
 def test_the_section_dry(modules, tmp_path, monkeypatch):

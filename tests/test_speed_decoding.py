@@ -6,16 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from handmade_speed import BENCHMARKS
+from handmade_speed import load_sections
 from PIL import Image
 
 
 @pytest.fixture
 def sections(monkeypatch) -> SimpleNamespace:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from speed_sections import decoding, photographs, turns
-
-    return SimpleNamespace(decoding=decoding, photographs=photographs, Settings=turns.Settings)
+    return load_sections(monkeypatch, "decoding", "photographs")
 
 
 def test_section(sections):

@@ -3,16 +3,15 @@
 from types import SimpleNamespace
 
 import pytest
-from handmade_speed import BENCHMARKS
+from handmade_speed import load_sections
 
 
 @pytest.fixture
 def folder(monkeypatch) -> SimpleNamespace:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    found = load_sections(monkeypatch, "folder")
     import bulk_ways
-    from speed_sections import folder, turns
 
-    return SimpleNamespace(module=folder, ways=bulk_ways, Settings=turns.Settings)
+    return SimpleNamespace(module=found.folder, ways=bulk_ways, Settings=found.Settings)
 
 
 def test_section(folder):

@@ -1,22 +1,18 @@
 """The sections of `benchmarks/speed.py` that time the network: they run, and compare what gives the same answers."""
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_model
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+from handmade_speed import load_sections
 
 
 @pytest.fixture
 def section(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    settings = importlib.import_module("speed_sections.turns").Settings("cpu", dry=True, repeats=2)
-
     def run(name: str):
-        return importlib.import_module(f"speed_sections.{name}").run(settings)
+        sections = load_sections(monkeypatch, name)
+        return getattr(sections, name).run(sections.Settings("cpu", dry=True, repeats=2))
 
     return run
 

@@ -5,7 +5,7 @@ import os
 from types import SimpleNamespace
 
 import pytest
-from handmade_speed import BENCHMARKS
+from handmade_speed import BENCHMARKS, load_sections
 
 STORED = BENCHMARKS / "results" / "speed" / "scaling-cpu.json"
 MIB = 2**20
@@ -14,11 +14,10 @@ needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="n
 
 @pytest.fixture
 def scaling(monkeypatch) -> SimpleNamespace:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    found = load_sections(monkeypatch, "scaling")
     import bulk_ways
-    from speed_sections import scaling, turns
 
-    return SimpleNamespace(module=scaling, ways=bulk_ways, Settings=turns.Settings)
+    return SimpleNamespace(module=found.scaling, ways=bulk_ways, Settings=found.Settings)
 
 
 @needs_two_cores

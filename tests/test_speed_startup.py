@@ -4,17 +4,15 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from handmade_speed import BENCHMARKS
+from handmade_speed import BENCHMARKS, load_sections
 
 STORED = BENCHMARKS / "results" / "speed" / "startup-cpu.json"
 
 
 @pytest.fixture
 def startup(monkeypatch) -> SimpleNamespace:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from speed_sections import startup, turns
-
-    return SimpleNamespace(module=startup, Settings=turns.Settings)
+    found = load_sections(monkeypatch, "startup")
+    return SimpleNamespace(module=found.startup, Settings=found.Settings)
 
 
 def test_section(startup):
